@@ -1,0 +1,119 @@
+"""Reading a configuration file: YAML, strict, all problems at once.
+
+    config = load("/etc/fastrelay/fastrelay.yaml")        # ConfigError, with .problems, or a Config
+    config, warnings = load_with_warnings(path)           # and what is legal but unwise
+
+Nothing here looks at this host; that is checks.py.
+"""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+import yaml
+
+from fastrelay.config.rules import check_rules
+from fastrelay.config.schema import Config
+from fastrelay.config.tree import BAD, TreeReader
+from fastrelay.errors import ConfigError, ConfigProblem
+
+# A configuration with a hundred thousand relay networks is below this; a file beyond is a mistake (a log, a mailbox).
+MAX_FILE_BYTES = 16 * 2**20
+
+_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def load(path: str | os.PathLike[str]) -> Config:
+    """The configuration in a file. Raises ConfigError."""
+    return load_with_warnings(path)[0]
+
+
+def load_with_warnings(path: str | os.PathLike[str]) -> tuple[Config, list[ConfigProblem]]:
+    """The configuration in a file and what in it is legal but unwise. Raises ConfigError."""
+    name = os.fspath(path)
+    return parse(_read(name), name)
+
+
+def load_text(text: str, name: str = "<text>", folder: str | None = None) -> Config:
+    """The configuration in a text. A relative state_dir starts at `folder` (default: the current directory)."""
+    return parse(text, name, folder if folder is not None else os.getcwd())[0]
+
+
+def parse(text: str, name: str, folder: str | None = None) -> tuple[Config, list[ConfigProblem]]:
+    """Configuration and warnings of a text that came from the file `name`. Raises ConfigError."""
+    reader = TreeReader(name)
+    root = _compose(text, name)
+    config = reader.read(root, Config, "")
+    if config is BAD:
+        raise ConfigError(reader.problems)
+    warnings = check_rules(config, reader)
+    if reader.problems:
+        raise ConfigError(sorted(reader.problems, key=lambda problem: problem.line))
+    if folder is None:
+        folder = os.path.dirname(os.path.abspath(name))
+    state_dir = os.path.normpath(os.path.join(folder, os.path.expanduser(config.state_dir)))
+    # Without pools, every source is in the pool `default`.
+    pools = config.pools or ({"default": [source.name for source in config.sources]} if config.sources else {})
+    return msgspec.structs.replace(config, state_dir=state_dir, pools=pools), warnings
+
+
+def _read(name: str) -> str:
+    try:
+        with open(name, "rb") as file:
+            octets = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        mend = {
+            FileNotFoundError: "name the file with -c; deploy/fastrelay.example.yaml is one to start from",
+            PermissionError: "let the user that runs fastrelay read it",
+            IsADirectoryError: "name the file in it",
+        }.get(type(error), "check the file")
+        problem = f"cannot be read ({os.strerror(error.errno or 0)})"
+        raise ConfigError([ConfigProblem(name, 0, "", problem, mend)]) from None
+    if len(octets) > MAX_FILE_BYTES:
+        problem = f"is larger than {MAX_FILE_BYTES // 2**20} MiB"
+        raise ConfigError([ConfigProblem(name, 0, "", problem, "check that this is the configuration file")])
+    try:
+        return octets.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = octets[: error.start].count(b"\n") + 1
+        raise ConfigError([ConfigProblem(name, line, "", "is not UTF-8 text", "save the file as UTF-8")]) from None
+
+
+def _compose(text: str, name: str) -> yaml.Node:
+    """The node tree; an empty document is an empty section."""
+    try:
+        root = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 0
+        words = " ".join(part for part in (error.context, error.problem) if part) or "broken"
+        raise ConfigError(
+            [ConfigProblem(name, line, "", f"is not YAML: {words}", _yaml_mend(text, line, words))]
+        ) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 0
+        problem = f"is not YAML: {error.reason}"
+        raise ConfigError([ConfigProblem(name, line, "", problem, "remove the character")]) from None
+    except RecursionError:
+        raise ConfigError([ConfigProblem(name, 0, "", "is nested too deeply", "check the brackets")]) from None
+    if root is None:
+        mark = yaml.Mark(name, 0, 0, 0, "", 0)
+        return yaml.MappingNode("tag:yaml.org,2002:map", [], mark, mark)
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(
+            [ConfigProblem(name, root.start_mark.line + 1, "", "is not a section of keys", "write key: value lines")]
+        )
+    return root
+
+
+def _yaml_mend(text: str, line: int, words: str) -> str:
+    lines = text.splitlines()
+    shown = lines[line - 1] if 0 < line <= len(lines) else ""
+    if "\t" in shown:
+        return "use spaces in place of the tab"
+    if "alias" in words or "anchor" in words:
+        return 'put texts that start with * or & in quotes, such as ["*"]'
+    if "another document" in words:
+        return "keep one document; remove the line ---"
+    return "check the indentation, the quotes and the brackets in and above this line"
