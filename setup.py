@@ -17,7 +17,7 @@ from Cython.Compiler import Options
 from setuptools import Extension, setup
 
 EXT = Path("ext/fastrelay/_core")
-LIBRARIES = {"spool": ["lmdb"]}
+LIBRARIES = {"lmdb": ["lmdb"], "commit": ["lmdb"]}
 
 debug = bool(os.environ.get("FASTRELAY_DEBUG"))
 coverage = bool(os.environ.get("FASTRELAY_COVERAGE"))
