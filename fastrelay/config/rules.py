@@ -1,7 +1,7 @@
 """Rules between keys: what no single type can say.
 
-Each rule is a small function over the Config; it notes problems through `Rules`, which knows the lines, and stays silent about
-a part that already has a problem. Warnings are for what is legal but unwise.
+Each rule is a small function over the Config; it notes problems through `Rules`, which knows the lines, and stays
+silent about a part that already has a problem. Warnings are for what is legal but unwise.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def _retry(config: Config, rules: Rules) -> None:
     if retry.expire_seconds < retry.first_seconds * (1 + retry.jitter_share):
         rules.problem(
             "retry.expire",
-            f"is {format_duration(retry.expire_seconds)}, too short for even one retry (first is {format_duration(retry.first_seconds)})",
+            f"is {format_duration(retry.expire_seconds)}, too short for one retry (first: {format_duration(retry.first_seconds)})",
             "make expire several times first; RFC 5321 says 4 to 5 days",
         )
     elif retry.expire_seconds < 3600:

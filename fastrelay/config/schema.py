@@ -1,13 +1,13 @@
 """The configuration as structs: every key, its type, its bounds and its default.
 
-The attribute carries the unit, the YAML key does not: `Retry.first_seconds` is `retry.first`, `Limits.message_size_bytes` is
-`limits.message_size`, `Retry.jitter_share` is `retry.jitter`. The rule is mechanical (`yaml_key`). In YAML such a value is
-written with its unit (`10m`, `100MiB`, `10%`); in the struct and in its JSON form it is seconds (float), octets (int) or a
-share from 0 to 1 (float).
+The attribute carries the unit, the YAML key does not: `Retry.first_seconds` is `retry.first`,
+`Limits.message_size_bytes` is `limits.message_size`, `Retry.jitter_share` is `retry.jitter`. The rule is mechanical
+(`yaml_key`). In YAML such a value is written with its unit (`10m`, `100MiB`, `10%`); in the struct and in its JSON form
+it is seconds (float), octets (int) or a share from 0 to 1 (float).
 
-A Config goes to the workers as `to_builtins(config)` and comes back with `from_builtins(…)`. Both are plain msgspec; the checks that
-an operator's file needs are made once, in load.py and rules.py. Every key is explained in deploy/fastrelay.example.yaml,
-and a test holds the two together.
+A Config goes to the workers as `to_builtins(config)` and comes back with `from_builtins(…)`. Both are plain msgspec;
+the checks that an operator's file needs are made once, in load.py and rules.py. Every key is explained in
+deploy/fastrelay.example.yaml, and a test holds the two together.
 """
 
 from __future__ import annotations
@@ -189,7 +189,7 @@ class Limits(_Struct, frozen=True):
 
 
 class Spool(_Struct, frozen=True):
-    """The store of one worker. Below `reserve` of free disk, mail is refused (452); `compact_below` is a share of live octets."""
+    """The store of one worker. Below `reserve` of free disk, mail is refused (452); compact_below: share of live octets."""
 
     segment_size_bytes: PositiveSize = 64 * 2**20
     large_message_bytes: PositiveSize = 1 * 2**20
@@ -208,7 +208,7 @@ class Events(_Struct, frozen=True):
 
 
 class Config(_Struct, frozen=True):
-    """A whole configuration. `state_dir` is absolute once loaded (relative ones start at the configuration file's folder)."""
+    """A whole configuration. `state_dir` is absolute once loaded (a relative one starts at the file's folder)."""
 
     hostname: Hostname
     state_dir: str = "/var/lib/fastrelay"
