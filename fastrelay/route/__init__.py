@@ -1,0 +1,69 @@
+"""From a domain to a site: DNS, explicit routes, providers. Start at router.py; `make_router` wires it up."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterable
+
+from fastrelay.config.schema import Config
+from fastrelay.route.addresses import Addresses
+from fastrelay.route.cache import Lifetimes
+from fastrelay.route.names import InvalidDomain, normalize_domain
+from fastrelay.route.providers import built_in
+from fastrelay.route.resolver import Resolver
+from fastrelay.route.router import Failure, Route, Router, Target
+from fastrelay.route.rules import Rule
+from fastrelay.route.site import Site, Sites
+
+__all__ = [
+    "Addresses",
+    "Failure",
+    "InvalidDomain",
+    "Resolver",
+    "Route",
+    "Router",
+    "Site",
+    "Sites",
+    "Target",
+    "make_resolver",
+    "make_router",
+    "normalize_domain",
+]
+
+
+def make_resolver(config: Config) -> Resolver:
+    """The resolver that a configuration asks for. Raises ValueError for a nameserver that is no address."""
+    return Resolver(config.dns.nameservers, timeout=config.dns.timeout_seconds, tries=config.dns.tries)
+
+
+def make_router(
+    config: Config,
+    *,
+    resolver: Resolver | None = None,
+    sites: Sites | None = None,
+    own_names: Iterable[str] = (),
+    own_addresses: Iterable[str] = (),
+    clock: Callable[[], float] | None = None,
+) -> Router:
+    """The router that a configuration asks for.
+
+    sites  give the old router's at a reload, so that sites stay the same objects
+    """
+    dns = config.dns
+    families = (socket.AF_INET, socket.AF_INET6)
+    return Router(
+        resolver or make_resolver(config),
+        sites=sites if sites is not None else Sites(built_in()),
+        rules=[Rule(tuple(route.domains), tuple(route.hosts or ()), route.action) for route in config.routes],
+        port=config.delivery.port,
+        allow_private_hosts=config.delivery.allow_private_hosts,
+        own_names=own_names,
+        own_addresses=own_addresses,
+        lifetimes=Lifetimes(
+            min_ttl=dns.min_ttl_seconds, max_ttl=dns.max_ttl_seconds, negative_ttl=dns.negative_ttl_seconds
+        ),
+        families=families[::-1] if config.delivery.prefer_ipv6 else families,
+        max_addresses=config.delivery.addresses_per_host,
+        cache_size=dns.cache_size,
+        clock=clock,
+    )
