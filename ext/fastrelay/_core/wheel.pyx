@@ -11,7 +11,9 @@ per slot says what is occupied, so that a jump of days costs a few bit scans and
 Promises: never early; at most one tick late. The due time is rounded up to a tick, the current time down. Time that
 goes backwards is ignored. Ids that become due go out in the order of their ticks (within a tick in no order).
 
-`next_due_ms` then says "now".
+Known faults: an id is below 2**31 - 1 (the top bit marks list heads). A due time past 13.6 years after the start is
+held at that end. A slot of many ids falls in slices (CASCADE_SLICE an advance), so a huge slot may come out over
+several calls; `next_due_ms` then says "now".
 """
 
 cimport cython
@@ -209,8 +211,8 @@ cdef class Wheel:
         return self._due[id]
 
     cpdef int64_t next_due_ms(self) noexcept:
-        """When to call `advance` next: never later than the first id becomes due (but up to that slot's width earlier,
-        to let ids fall to a lower level); NEVER when nothing waits."""
+        """When to call `advance` next: not after the first due tick, but maybe before it, to let ids fall to a lower
+        level (at most one call for 256 ticks); NEVER when nothing waits."""
         cdef uint64_t stop
         cdef int which
         if self._count == 0:
@@ -221,8 +223,8 @@ cdef class Wheel:
         return self._start_ms + <int64_t>stop * TICK
 
     cdef size_t advance_into(self, int64_t now_ms, uint32_t* ids, size_t limit) noexcept nogil:
-        """Fill `ids` with at most `limit` ids that are due, and take them out; gives how many. When it gives `limit`, or
-        next_due_ms() <= now_ms, there is more to do."""
+        """Fill `ids` with at most `limit` ids that are due, and take them out; gives how many. When it gives `limit`,
+        or next_due_ms() <= now_ms, there is more to do."""
         cdef uint32_t budget = CASCADE_SLICE
         cdef uint64_t target = self._tick
         cdef uint64_t stop
