@@ -1,7 +1,7 @@
 """Reading a configuration file: YAML, strict, all problems at once.
 
-    config = load("/etc/fastrelay/fastrelay.yaml")        # ConfigError, with .problems, or a Config
-    config, warnings = load_with_warnings(path)           # and what is legal but unwise
+    config = load("/etc/fastrelay/fastrelay.yaml")        # a Config, or ConfigError with .problems
+    document = load_document(path)                        # and its warnings, and the line of each key
 
 Nothing here looks at this host; that is checks.py.
 """
@@ -9,12 +9,13 @@ Nothing here looks at this host; that is checks.py.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 import msgspec
 import yaml
 
 from fastrelay.config.rules import check_rules
-from fastrelay.config.schema import Config
+from fastrelay.config.schema import DEFAULT_STATE_DIR, Config
 from fastrelay.config.tree import BAD, TreeReader
 from fastrelay.errors import ConfigError, ConfigProblem
 
@@ -24,38 +25,70 @@ MAX_FILE_BYTES = 16 * 2**20
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A configuration file that is sound.
+
+    warnings  what in it is legal but unwise
+    lines     the line of each path that the file has, from 1
+    """
+
+    file: str
+    config: Config
+    warnings: list[ConfigProblem]
+    lines: dict[str, int]
+
+
 def load(path: str | os.PathLike[str]) -> Config:
     """The configuration in a file. Raises ConfigError."""
-    return load_with_warnings(path)[0]
+    return load_document(path).config
 
 
-def load_with_warnings(path: str | os.PathLike[str]) -> tuple[Config, list[ConfigProblem]]:
-    """The configuration in a file and what in it is legal but unwise. Raises ConfigError."""
+def load_document(path: str | os.PathLike[str]) -> Document:
+    """The configuration in a file, its warnings and lines. Raises ConfigError."""
     name = os.fspath(path)
     return parse(_read(name), name)
 
 
 def load_text(text: str, name: str = "<text>", folder: str | None = None) -> Config:
     """The configuration in a text. A relative state_dir starts at `folder` (default: the current directory)."""
-    return parse(text, name, folder if folder is not None else os.getcwd())[0]
+    return parse(text, name, folder if folder is not None else os.getcwd()).config
 
 
-def parse(text: str, name: str, folder: str | None = None) -> tuple[Config, list[ConfigProblem]]:
-    """Configuration and warnings of a text that came from the file `name`. Raises ConfigError."""
+def parse(text: str, name: str, folder: str | None = None) -> Document:
+    """The document in a text that came from the file `name`. Raises ConfigError."""
     reader = TreeReader(name)
-    root = _compose(text, name)
-    config = reader.read(root, Config, "")
+    config = reader.read(_compose(text, name), Config, "")
     if config is BAD:
         raise ConfigError(reader.problems)
     warnings = check_rules(config, reader)
     if reader.problems:
         raise ConfigError(sorted(reader.problems, key=lambda problem: problem.line))
-    if folder is None:
-        folder = os.path.dirname(os.path.abspath(name))
-    state_dir = os.path.normpath(os.path.join(folder, os.path.expanduser(config.state_dir)))
     # Without pools, every source is in the pool `default`.
     pools = config.pools or ({"default": [source.name for source in config.sources]} if config.sources else {})
-    return msgspec.structs.replace(config, state_dir=state_dir, pools=pools), warnings
+    config = msgspec.structs.replace(config, state_dir=_absolute(config.state_dir, name, folder), pools=pools)
+    return Document(name, config, warnings, reader.lines)
+
+
+def state_dir_of(path: str | os.PathLike[str]) -> str:
+    """The state directory that a file names, even if the rest of the file is at fault. Raises ConfigError.
+
+    For the commands that only need the control socket: a slip in a file that is being edited should not keep an
+    operator from looking at the queue.
+    """
+    name = os.fspath(path)
+    found = DEFAULT_STATE_DIR
+    for key, value in _compose(_read(name), name).value:
+        if key.value == "state_dir" and isinstance(value, yaml.ScalarNode) and value.value:
+            found = value.value
+    return _absolute(found, name, None)
+
+
+def _absolute(state_dir: str, name: str, folder: str | None) -> str:
+    """A relative state directory starts at the folder of the configuration file."""
+    if folder is None:
+        folder = os.path.dirname(os.path.abspath(name))
+    return os.path.normpath(os.path.join(folder, os.path.expanduser(state_dir)))
 
 
 def _read(name: str) -> str:

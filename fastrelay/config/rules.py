@@ -234,10 +234,11 @@ def _retry(config: Config, rules: Rules) -> None:
             f"is {format_duration(retry.first_seconds)}, longer than max ({format_duration(retry.max_seconds)})",
             "make first the shorter, or raise max",
         )
+    first, expire = format_duration(retry.first_seconds), format_duration(retry.expire_seconds)
     if retry.expire_seconds < retry.first_seconds * (1 + retry.jitter_share):
         rules.problem(
             "retry.expire",
-            f"is {format_duration(retry.expire_seconds)}, too short for one retry (first: {format_duration(retry.first_seconds)})",
+            f"is {expire}, too short for even one retry (first is {first})",
             "make expire several times first; RFC 5321 says 4 to 5 days",
         )
     elif retry.expire_seconds < 3600:

@@ -20,6 +20,7 @@ from msgspec import Meta
 
 from fastrelay.config.units import parse_bind
 
+DEFAULT_STATE_DIR = "/var/lib/fastrelay"
 _UNIT_SUFFIXES = ("_seconds", "_bytes", "_share")
 
 
@@ -94,7 +95,7 @@ class Headers(_Struct, frozen=True):
 
     campaign: list[HeaderName] = msgspec.field(default_factory=lambda: ["X-Fastrelay-Campaign", "X-Job"])
     tenant: list[HeaderName] = msgspec.field(default_factory=lambda: ["X-Fastrelay-Tenant"])
-    pool: list[HeaderName] = msgspec.field(default_factory=lambda: ["X-Fastrelay-Pool"])
+    pool: list[HeaderName] = msgspec.field(default_factory=lambda: ["X-Fastrelay-Pool", "X-Virtual-MTA"])
     priority: list[HeaderName] = msgspec.field(default_factory=lambda: ["X-Fastrelay-Priority"])
 
 
@@ -189,7 +190,7 @@ class Limits(_Struct, frozen=True):
 
 
 class Spool(_Struct, frozen=True):
-    """The store of one worker. Below `reserve` of free disk, mail is refused (452); compact_below: share of live octets."""
+    """The store of one worker. With less than reserve of free disk, mail is refused (452)."""
 
     segment_size_bytes: PositiveSize = 64 * 2**20
     large_message_bytes: PositiveSize = 1 * 2**20
@@ -211,7 +212,7 @@ class Config(_Struct, frozen=True):
     """A whole configuration. `state_dir` is absolute once loaded (a relative one starts at the file's folder)."""
 
     hostname: Hostname
-    state_dir: str = "/var/lib/fastrelay"
+    state_dir: str = DEFAULT_STATE_DIR
     workers: Annotated[int, Meta(ge=1, le=256)] | Literal["auto"] = "auto"
     drain_timeout_seconds: Duration = 30.0
     listeners: Listeners = msgspec.field(default_factory=Listeners)

@@ -1,0 +1,1 @@
+"""The administrator's way in: the control socket and its client."""
