@@ -1,0 +1,672 @@
+"""The SMTP client machine: replies in, commands out, one mail transaction at a time on one session.
+
+Sans-IO: it holds no socket and no clock. The shell calls receive/begin/chunk/progress/tick/connection_lost with `now`
+(monotonic seconds), then writes what take_output gives, then asks next_event until it says NONE:
+
+    READY              greeting and EHLO are done, or the last transaction is over and the session is clean: begin() may be called
+    DONE               take_finished() gives the transaction, with what became of it
+    NEED_BODY          chunk() may be called once (for a content that is streamed)
+    GREETING_REFUSED   last_reply says why the server takes no mail in this session; CLOSING follows
+    CLOSING            write what is left, then close; error_kind and error say why, if it was not our wish
+
+take_output must be called after each of these calls: a reply that was read before its command was handed out is nobody's
+answer, and that is how the machine knows. `deadline` counts from the request, not from the last octet read.
+
+How a transaction goes out: with PIPELINING, MAIL and all RCPT in one group, with DATA behind them; where CHUNKING is offered
+too, a small content goes in that same group as "BDAT n LAST", and a larger or streamed one by BDAT after the replies. Nothing
+follows a final dot or last chunk before its reply is read (RFC 2920 section 3.1, RFC 3030 section 4.2). A session that had a
+refusal is reset, and is READY only after 250 to RSET. Every reply is counted in order; whatever does not fit ends the
+session, and a transaction is delivered by nothing but a 2xx reply to its whole content.
+
+Known faults: a server that answers one command twice with well-formed replies inside one pipelined group shifts the rest
+by one, which cannot be told from a right order when all are 2xx. A server that parses a refused BDAT chunk as commands
+(against RFC 3030) ends the session.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from libc.math cimport INFINITY
+from libc.stdio cimport snprintf
+from libc.string cimport memcpy
+
+from fastrelay._core.transaction cimport (
+    ERROR_CLOSED, ERROR_LOCAL_ABORT, ERROR_NO_8BITMIME, ERROR_NO_SMTPUTF8, ERROR_NONE, ERROR_PROTOCOL, ERROR_SIZE,
+    ERROR_TIMEOUT, STAGE_BODY, STAGE_DATA, STAGE_FINAL, STAGE_MAIL, STAGE_NONE, STAGE_RCPT,
+)
+
+from fastrelay._core import transaction as _nouns
+
+# Names cimported for C are given to Python too, so that users import everything from here.
+globals().update({name: getattr(_nouns, name) for name in (
+    "Capabilities", "Timeouts", "Transaction", "Stage", "ErrorKind")})
+
+# What is awaited in each state, for people. The timeouts stand in _patience.
+cdef tuple WORDS = ("the greeting", "the reply to EHLO", "the reply to HELO", "nothing", "the reply to MAIL",
+                    "the reply to RCPT", "the reply to DATA", "the body", "the reply to the message",
+                    "the reply to RSET", "the reply to QUIT", "nothing")
+
+# RFC 3463 codes for failures that no reply came with, by ErrorKind.
+cdef tuple STATUS = (None, "4.4.2", "4.4.2", "4.5.0", "5.6.3", "5.6.7", "5.3.4", "4.3.0")
+
+cdef enum:
+    NO_BODY = 0
+    DATA_COMMAND = 1
+    BDAT_LAST = 2       # the command and the prefix; the content follows uncopied
+
+
+cdef inline char* _put(char* at, bytes octets) noexcept:
+    memcpy(at, PyBytes_AS_STRING(octets), PyBytes_GET_SIZE(octets))
+    return at + PyBytes_GET_SIZE(octets)
+
+
+cdef inline char* _puts(char* at, const char* octets, Py_ssize_t n) noexcept:
+    memcpy(at, octets, n)
+    return at + n
+
+
+cdef int _look(bytes field) noexcept:
+    """0 plain, 1 has octets above 127, 2 has a control character and must never be put on a line."""
+    cdef const unsigned char* octets = <const unsigned char*>PyBytes_AS_STRING(field)
+    cdef Py_ssize_t i
+    cdef int found = 0
+    for i in range(PyBytes_GET_SIZE(field)):
+        if octets[i] < 32 or octets[i] == 127:
+            return 2
+        found |= octets[i] >> 7
+    return found
+
+
+@cython.final
+cdef class SmtpClient:
+    """One SMTP session. See the top of the file for the protocol between it and its shell."""
+
+    def __init__(self, bytes ehlo_name not None, double now=0.0, *, bint allow_pipelining=True,
+                 bint allow_chunking=True, Timeouts timeouts=None, object trace=None):
+        if not ehlo_name or _look(ehlo_name) != 0 or b" " in ehlo_name:
+            raise ValueError("the EHLO name must be a host name or an address literal")
+        self._ehlo_name = ehlo_name
+        self._allow_pipelining = allow_pipelining
+        self._allow_chunking = allow_chunking
+        self._timeouts = Timeouts() if timeouts is None else timeouts
+        self.trace = trace
+        self.capabilities = Capabilities.__new__(Capabilities)
+        self._parser = ReplyParser()
+        self._out = []
+        self._await(STATE_GREETING, now)
+
+    # ---- the shell calls these
+
+    def receive(self, octets, double now):
+        """Octets from the server (any buffer)."""
+        cdef bytes copy = octets if type(octets) is bytes else bytes(octets)
+        self.receive_bytes(<const unsigned char*>PyBytes_AS_STRING(copy), PyBytes_GET_SIZE(copy), now)
+
+    cdef int receive_bytes(self, const unsigned char* octets, Py_ssize_t n, double now) except -1:
+        cdef Py_ssize_t used = 0
+        cdef ReplyParser parser = self._parser
+        while used < n and self.state != STATE_CLOSED:
+            used += parser.parse(octets + used, n - used)
+            if parser.error is not None:
+                return self._fail(ERROR_PROTOCOL, parser.error)
+            if parser.reply is not None:
+                self._on_reply(parser.reply, now)
+        return 0
+
+    cpdef int begin(self, Transaction tx, double now) except -1:
+        """Start a transaction; READY must have been said. Raises RuntimeError and ValueError for mistakes of ours.
+
+        What the server cannot take (size, 8BITMIME, SMTPUTF8) fails here: DONE follows, nothing is sent.
+        """
+        if self.state != STATE_READY or self._events & (1 << EVENT_DONE):
+            raise RuntimeError("the session is not ready for a transaction")
+        tx.start()
+        self._events &= ~(1 << EVENT_READY)
+        self.finished = None
+        if not self._fits(tx):
+            tx.error_status = STATUS[tx.error_kind] if tx.error_status is None else tx.error_status
+            self.finished = tx
+            self._events |= (1 << EVENT_DONE) | (1 << EVENT_READY)
+            return 0
+        self._tx = tx
+        if self._parser.partial():
+            return self._fail(ERROR_PROTOCOL, "the server sent the start of a reply nobody asked for")
+        return self._send_envelope(now)
+
+    cpdef bint chunk(self, bytes octets, bint last, double now) except -1:
+        """The next piece of a streamed body. False when it is no longer wanted (a refusal came meanwhile)."""
+        cdef Transaction tx = self._tx
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(octets)
+        if self.state != STATE_BODY or tx is None or self._refused_chunk:
+            return False
+        self._wanted = False
+        if not self._bdat:
+            self._queue(self._stuffer.feed(octets))
+            if last:
+                self._queue(self._stuffer.finish())
+        elif n or last:
+            if self._chunks == 0 and not self._out:
+                self._asked = True
+            self._chunks += 1
+            self._last_chunk = last
+            if self._prefix_due:
+                self._prefix_due = False
+                n += PyBytes_GET_SIZE(tx.prefix)
+                self._queue(b"BDAT %d%s\r\n%s" % (n, b" LAST" if last else b"", tx.prefix))
+            else:
+                self._queue(b"BDAT %d%s\r\n" % (n, b" LAST" if last else b""))
+            self._queue(octets)
+        self._body_out(last, now)
+        return True
+
+    cpdef int abort_body(self, double now) except -1:
+        """The content cannot be read to its end. By BDAT the session survives; by DATA it is closed without a dot."""
+        cdef Transaction tx = self._tx
+        if tx is None:
+            return 0
+        if self.state != STATE_BODY or not self._bdat:
+            return self._fail(ERROR_LOCAL_ABORT, "the content could not be read to its end")
+        tx.error_kind = ERROR_LOCAL_ABORT
+        tx.error_status = STATUS[ERROR_LOCAL_ABORT]
+        tx.error = "the content could not be read to its end"
+        self._refused_chunk = True
+        self._events &= ~(1 << EVENT_NEED_BODY)
+        return self._finish(STAGE_BODY, False, now) if self._chunks == 0 else 0
+
+    cpdef int quit(self, double now) except -1:
+        """Say QUIT when READY; close at once in a state where that would be out of step."""
+        if self._tx is not None:
+            raise RuntimeError("a transaction is under way")
+        if self.state != STATE_READY:
+            return self._close()
+        self._events &= ~(1 << EVENT_READY)
+        return self._ask(b"QUIT\r\n", STATE_QUIT, now)
+
+    cpdef int tick(self, double now) except -1:
+        """Look at the deadline; 1 when it has passed (events follow)."""
+        if now < self.deadline or self.state == STATE_CLOSED:
+            return 0
+        self._fail(ERROR_TIMEOUT, f"timed out waiting for {WORDS[self.state]}")
+        return 1
+
+    cpdef int progress(self, double now, Py_ssize_t pending=0) except -1:
+        """The socket took octets; `pending` wait in its buffer still. Must be called for bodies above SMALL_BODY octets."""
+        cdef bint moved = self._pending < 0 or pending < self._pending
+        if self.state == STATE_BODY or (self.state == STATE_FINAL and self._draining):
+            self._pending = pending
+            if pending == 0 and self.state == STATE_FINAL:
+                self._draining = False
+                self.deadline = now + self._timeouts.final
+            elif moved or pending == 0:
+                self.deadline = min(self._body_deadline, now + self._timeouts.block)
+        return 0
+
+    cpdef int connection_lost(self, double now) except -1:
+        """The connection is gone, by whichever side."""
+        return self._fail(ERROR_CLOSED, f"connection closed by the server while waiting for {WORDS[self.state]}")
+
+    cpdef list take_output(self):
+        """What to write now, in order; a new list of bytes."""
+        cdef list out = self._out
+        if PyList_GET_SIZE(out):
+            self._out = []
+        else:
+            out = []
+        if self._asked:
+            self._asked = False
+            self._stale = self._parser.partial()
+        if self._body_queued and self._tx is not None:
+            self._tx.body_began = True
+            self._tx.body_complete = self._body_queued == 2
+            self._body_queued = 0
+        return out
+
+    cpdef Transaction take_finished(self):
+        """The finished transaction, handed over: the machine keeps no hold of its content."""
+        cdef Transaction tx = self.finished
+        self.finished = None
+        return tx
+
+    cpdef int next_event(self) noexcept:
+        """The next event, EVENT_NONE when there is none."""
+        cdef int event
+        if self._events:
+            for event in range(EVENT_DONE, EVENT_CLOSING + 1):
+                if self._events & (1 << event):
+                    self._events &= ~(1 << event)
+                    return event
+        return EVENT_NONE
+
+    # ---- what goes out
+
+    cdef int _queue(self, bytes octets) except -1:
+        if PyBytes_GET_SIZE(octets):
+            self._out.append(octets)
+        return 0
+
+    cdef int _ask(self, bytes octets, int state, double now) except -1:
+        """Queue commands when no reply is outstanding, and wait for the first of their replies."""
+        self._out.append(octets)
+        if self.trace is not None:
+            for line in octets.splitlines():
+                self.trace(">", line)
+        self._asked = True
+        return self._await(state, now)
+
+    cdef int _await(self, int state, double now) except -1:
+        self.state = state
+        self._parser.slot = 0 if state == STATE_MAIL else 1 if state == STATE_RCPT else 2 if state == STATE_FINAL else 3
+        self.deadline = now + self._patience(state)
+        if STATE_MAIL <= state <= STATE_DATA and self.deadline > self._envelope_deadline:
+            self.deadline = self._envelope_deadline
+        return 0
+
+    cdef double _patience(self, int state) noexcept:
+        cdef Timeouts timeouts = self._timeouts
+        if state == STATE_GREETING:
+            return timeouts.greeting
+        if state == STATE_EHLO or state == STATE_HELO:
+            return timeouts.ehlo
+        if state == STATE_MAIL:
+            return timeouts.mail
+        if state == STATE_RCPT:
+            return timeouts.rcpt
+        if state == STATE_DATA:
+            return timeouts.data
+        if state == STATE_BODY:
+            return timeouts.block
+        if state == STATE_FINAL:
+            return timeouts.final
+        if state == STATE_RESET:
+            return timeouts.rset
+        if state == STATE_QUIT:
+            return timeouts.quit
+        return INFINITY
+
+    cdef bytes _group(self, bint mail, Py_ssize_t first, Py_ssize_t last, int body):
+        """MAIL (if asked for), the RCPTs from first to last, and the command for the body, as one bytes object."""
+        cdef Transaction tx = self._tx
+        cdef Capabilities offered = self.capabilities
+        cdef char[32] size
+        cdef char[40] bdat
+        cdef int size_length = 0, bdat_length = 0
+        cdef bint eight = tx.eight_bit or tx.utf8_header
+        cdef bint utf8 = tx.utf8_address or tx.utf8_header
+        cdef Py_ssize_t i, total = 0
+        cdef bytes group, parameters
+        cdef char* at
+        if mail:
+            if offered.size:
+                size_length = snprintf(size, 32, " SIZE=%lld", <long long>tx.size)
+            total = 14 + PyBytes_GET_SIZE(tx.reverse_path) + size_length + (14 if eight else 0) + (9 if utf8 else 0)
+            if offered.dsn:
+                total += PyBytes_GET_SIZE(tx.mail_parameters)
+        for i in range(first, last):
+            total += 12 + PyBytes_GET_SIZE(<bytes>tx.recipients[i])
+            if offered.dsn and tx.recipient_parameters is not None and tx.recipient_parameters[i] is not None:
+                total += PyBytes_GET_SIZE(<bytes>tx.recipient_parameters[i])
+        if body == DATA_COMMAND:
+            total += 6
+        elif body == BDAT_LAST:
+            bdat_length = snprintf(bdat, 40, "BDAT %lld LAST\r\n",
+                                   <long long>(PyBytes_GET_SIZE(tx.prefix) + PyBytes_GET_SIZE(tx.content)))
+            total += bdat_length + PyBytes_GET_SIZE(tx.prefix)
+        group = PyBytes_FromStringAndSize(NULL, total)
+        at = PyBytes_AS_STRING(group)
+        if mail:
+            at = _put(_puts(at, "MAIL FROM:<", 11), tx.reverse_path)
+            at = _puts(_puts(at, ">", 1), size, size_length)
+            if eight:
+                at = _puts(at, " BODY=8BITMIME", 14)
+            if utf8:
+                at = _puts(at, " SMTPUTF8", 9)
+            if offered.dsn:
+                at = _put(at, tx.mail_parameters)
+            at = _puts(at, "\r\n", 2)
+        for i in range(first, last):
+            at = _puts(_put(_puts(at, "RCPT TO:<", 9), <bytes>tx.recipients[i]), ">", 1)
+            if offered.dsn and tx.recipient_parameters is not None:
+                parameters = tx.recipient_parameters[i]
+                if parameters is not None:
+                    at = _put(at, parameters)
+            at = _puts(at, "\r\n", 2)
+        if body == DATA_COMMAND:
+            at = _puts(at, "DATA\r\n", 6)
+        elif body == BDAT_LAST:
+            at = _put(_puts(at, bdat, bdat_length), tx.prefix)
+        return group
+
+    cdef int _send_envelope(self, double now) except -1:
+        cdef Transaction tx = self._tx
+        cdef Py_ssize_t n = PyList_GET_SIZE(tx.recipients)
+        self._recipients = n
+        self._answered = self._accepted = 0
+        self._mail_refused = self._refused_chunk = self._draining = self._wanted = self._last_chunk = False
+        self._prefix_due = self._stale = False
+        self._chunks = self._body_queued = 0
+        self._envelope_deadline = now + self._timeouts.envelope
+        self._bdat = self.capabilities.chunking and self._allow_chunking
+        if not (self.capabilities.pipelining and self._allow_pipelining):
+            self._sent = 0
+            self._body_sent = False
+            return self._ask(self._group(True, 0, 0, NO_BODY), STATE_MAIL, now)
+        self._sent = n
+        self._body_sent = not self._bdat
+        if not self._bdat:
+            return self._ask(self._group(True, 0, n, DATA_COMMAND), STATE_MAIL, now)
+        if tx.content is None or PyBytes_GET_SIZE(tx.content) + PyBytes_GET_SIZE(tx.prefix) > SMALL_BODY:
+            return self._ask(self._group(True, 0, n, NO_BODY), STATE_MAIL, now)
+        self._body_sent = True
+        self._chunks = 1
+        self._last_chunk = True
+        self._body_queued = 2
+        self._ask(self._group(True, 0, n, BDAT_LAST), STATE_MAIL, now)
+        return self._queue(tx.content)
+
+    cdef int _send_body(self, double now) except -1:
+        """The envelope stands (and 354 was read, if it is DATA): the body, or the call for it."""
+        cdef Transaction tx = self._tx
+        self._body_deadline = now + self._timeouts.body + tx.size / self._timeouts.body_rate
+        self._asked = True
+        if self._bdat:
+            if tx.content is None:
+                self._prefix_due = True
+                self._await(STATE_BODY, now)
+                return self._want_body()
+            self._chunks = 1
+            self._last_chunk = True
+            self._queue(self._group(False, 0, 0, BDAT_LAST))
+            self._queue(tx.content)
+            return self._body_out(True, now)
+        if self._stuffer is None:
+            self._stuffer = Stuffer()
+        self._stuffer.reset()
+        self._queue(self._stuffer.feed(tx.prefix))
+        if tx.content is None:
+            return self._body_out(False, now)
+        self._queue(self._stuffer.feed(tx.content))
+        self._queue(self._stuffer.finish())
+        return self._body_out(True, now)
+
+    cdef int _body_out(self, bint last, double now) except -1:
+        """A piece of the body was queued: where that leaves us."""
+        self._pending = -1
+        self._body_queued = 2 if last else 1
+        if not last:
+            self._await(STATE_BODY, now)
+            if self.deadline > self._body_deadline:
+                self.deadline = self._body_deadline
+            return self._want_body()
+        self._await(STATE_FINAL, now)
+        self._events &= ~(1 << EVENT_NEED_BODY)
+        self._draining = self._tx.size > SMALL_BODY
+        if self._draining:
+            self.deadline = min(self._body_deadline, now + self._timeouts.block)
+        return 0
+
+    cdef int _want_body(self) except -1:
+        if not self._wanted and self._chunks < CHUNKS_OUTSTANDING:
+            self._wanted = True
+            self._events |= 1 << EVENT_NEED_BODY
+        return 0
+
+    # ---- what comes in
+
+    cdef int _on_reply(self, Reply reply, double now) except -1:
+        cdef int state = self.state
+        self.last_reply = reply
+        if self.trace is not None:
+            for line in reply.text.split(b"\n"):
+                self.trace("<", b"%d %s" % (reply.code, line))
+        if reply.code == 421:
+            return self._on_shutdown(reply)
+        if self._asked or self._stale:
+            return self._unexpected(reply)
+        if state == STATE_MAIL:
+            return self._on_mail(reply, now)
+        if state == STATE_RCPT:
+            return self._on_rcpt(reply, now)
+        if state == STATE_DATA:
+            return self._on_data(reply, now)
+        if state == STATE_FINAL:
+            return self._on_final(reply, now)
+        if state == STATE_BODY:
+            return self._on_chunk(reply, now) if self._bdat else self._on_early(reply, now)
+        if state == STATE_RESET:
+            return self._ready() if reply.code // 100 == 2 else self._unexpected(reply)
+        if state == STATE_GREETING:
+            return self._on_greeting(reply, now)
+        if state == STATE_EHLO or state == STATE_HELO:
+            return self._on_hello(reply, now)
+        if state == STATE_QUIT:
+            return self._close()
+        return self._unexpected(reply)
+
+    cdef int _on_greeting(self, Reply reply, double now) except -1:
+        if reply.code // 100 == 3:
+            return self._unexpected(reply)
+        if reply.code // 100 != 2:
+            return self._refuse_session(reply)
+        self._parser.text_limit = 65536
+        return self._ask(b"EHLO %s\r\n" % self._ehlo_name, STATE_EHLO, now)
+
+    cdef int _on_hello(self, Reply reply, double now) except -1:
+        cdef int digit = reply.code // 100
+        self._parser.text_limit = 512
+        if digit == 2:
+            if self.state == STATE_EHLO:
+                self.capabilities = Capabilities.from_ehlo(reply)
+            self.last_reply = None
+            return self._ready()
+        if digit == 5 and self.state == STATE_EHLO:
+            return self._ask(b"HELO %s\r\n" % self._ehlo_name, STATE_HELO, now)
+        if digit == 3:
+            return self._unexpected(reply)
+        return self._refuse_session(reply)
+
+    cdef int _on_mail(self, Reply reply, double now) except -1:
+        cdef int digit = reply.code // 100
+        if digit == 3:
+            return self._unexpected(reply)
+        self._tx.mail_reply = reply
+        self._mail_refused = digit != 2
+        if self._sent:
+            return self._await(STATE_RCPT, now)
+        if self._mail_refused:
+            return self._finish(STAGE_MAIL, False, now)
+        self._sent = 1
+        return self._ask(self._group(False, 0, 1, NO_BODY), STATE_RCPT, now)
+
+    cdef int _on_rcpt(self, Reply reply, double now) except -1:
+        cdef int digit = reply.code // 100
+        if digit == 3:
+            return self._unexpected(reply)
+        self._tx.recipient_replies[self._answered] = reply
+        self._answered += 1
+        self._accepted += digit == 2
+        if self._answered < self._sent:
+            return self._await(STATE_RCPT, now)
+        if self._sent < self._recipients:
+            self._sent += 1
+            return self._ask(self._group(False, self._sent - 1, self._sent, NO_BODY), STATE_RCPT, now)
+        return self._on_envelope(now)
+
+    cdef int _on_envelope(self, double now) except -1:
+        """All RCPTs are answered."""
+        if self._mail_refused:
+            self._accepted = 0
+        if self._body_sent:
+            return self._await(STATE_FINAL if self._bdat else STATE_DATA, now)
+        if self._accepted == 0:
+            return self._finish(STAGE_RCPT, False, now)
+        if self._bdat:
+            return self._send_body(now)
+        return self._ask(b"DATA\r\n", STATE_DATA, now)
+
+    cdef int _on_data(self, Reply reply, double now) except -1:
+        cdef int digit = reply.code // 100
+        if digit == 2:
+            return self._unexpected(reply)
+        if digit == 3:
+            if self._accepted:
+                return self._send_body(now)
+            return self._ask(b".\r\n", STATE_FINAL, now)    # RFC 2920 section 3.1: all recipients refused, yet 354
+        if self._accepted:
+            self._tx.final_reply = reply
+            return self._finish(STAGE_DATA, False, now)
+        return self._finish(STAGE_MAIL if self._mail_refused else STAGE_RCPT, False, now)
+
+    cdef int _on_early(self, Reply reply, double now) except -1:
+        """A reply while DATA goes out: only a refusal makes sense, and only closing ends DATA without delivering."""
+        if reply.code // 100 < 4:
+            return self._unexpected(reply)
+        self._tx.final_reply = reply
+        self._done(STAGE_BODY)
+        return self._close()
+
+    cdef int _on_chunk(self, Reply reply, double now) except -1:
+        """The reply to a BDAT chunk that was not the last, or to any behind a refused one (read in step, then RSET)."""
+        cdef int digit = reply.code // 100
+        if self._chunks == 0 or digit == 3:
+            return self._unexpected(reply)
+        self._chunks -= 1
+        if self._refused_chunk:
+            if digit == 2 and self._last_chunk and self._chunks == 0:
+                return self._unexpected(reply)
+        elif digit != 2:
+            self._refused_chunk = True
+            self._events &= ~(1 << EVENT_NEED_BODY)
+            self._tx.final_reply = reply
+        if self._refused_chunk:
+            return self._finish(STAGE_BODY, False, now) if self._chunks == 0 else self._await(self.state, now)
+        if self.state == STATE_BODY:
+            self.deadline = min(self._body_deadline, now + self._timeouts.block)
+            return self._want_body()
+        return 0
+
+    cdef int _on_final(self, Reply reply, double now) except -1:
+        cdef int digit = reply.code // 100
+        cdef Transaction tx = self._tx
+        if self._bdat and (self._chunks > 1 or self._refused_chunk):
+            return self._on_chunk(reply, now)
+        if digit == 3 or (digit == 2 and self._mail_refused):
+            return self._unexpected(reply)
+        if self._accepted == 0:
+            return self._finish(STAGE_MAIL if self._mail_refused else STAGE_RCPT, False, now)
+        if not tx.body_complete:
+            return self._unexpected(reply) if self._bdat else self._on_early(reply, now)
+        tx.final_reply = reply
+        if digit == 2:
+            tx.all_delivered = self._accepted == self._recipients
+            return self._finish(STAGE_FINAL, True, now)
+        if self._draining and not self._bdat:
+            self._done(STAGE_BODY)
+            return self._close()
+        return self._finish(STAGE_FINAL, False, now)
+
+    cdef int _on_shutdown(self, Reply reply) except -1:
+        """421, asked or not: the server closes (RFC 5321 section 3.8). It answers whatever was awaited."""
+        cdef Transaction tx = self._tx
+        if self.state < STATE_READY:
+            return self._refuse_session(reply)
+        if tx is not None:
+            if self.state == STATE_MAIL:
+                tx.mail_reply = reply
+            elif self.state == STATE_RCPT:
+                tx.recipient_replies[self._answered] = reply
+            elif tx.final_reply is None and self._accepted:
+                tx.final_reply = reply
+        return self._fail(ERROR_CLOSED, f"the server closed the session: {reply.text_for_log()}")
+
+    # ---- how it ends
+
+    cdef bint _fits(self, Transaction tx) except -1:
+        """False when this server cannot take it; tx.error_kind says why. What must be declared is declared."""
+        cdef Capabilities offered = self.capabilities
+        cdef Py_ssize_t i
+        cdef int seen = _look(tx.reverse_path) | (_look(tx.mail_parameters) & 2)
+        for i in range(PyList_GET_SIZE(tx.recipients)):
+            seen |= _look(<bytes?>tx.recipients[i])
+            if tx.recipient_parameters is not None and tx.recipient_parameters[i] is not None:
+                seen |= _look(<bytes?>tx.recipient_parameters[i]) & 2
+        if seen & 2:
+            tx.error_kind = ERROR_LOCAL_ABORT
+            tx.error = "an address or parameter holds a control character"
+            tx.error_status = "5.1.3"
+        elif offered.size_limit and tx.size > offered.size_limit:
+            tx.error_kind = ERROR_SIZE
+            tx.error = f"the message has {tx.size} octets, the server takes {offered.size_limit}"
+        elif (seen or tx.utf8_address or tx.utf8_header) and not (offered.smtputf8 and offered.eight_bit_mime):
+            tx.error_kind = ERROR_NO_SMTPUTF8
+            tx.error = "the server does not offer SMTPUTF8"
+            tx.error_status = "5.6.7" if seen or tx.utf8_address else "5.6.9"
+        elif tx.eight_bit and not offered.eight_bit_mime:
+            tx.error_kind = ERROR_NO_8BITMIME
+            tx.error = "the message has 8-bit octets and the server does not offer 8BITMIME"
+        else:
+            if seen:
+                tx.utf8_address = True
+            return True
+        return False
+
+    cdef int _ready(self) noexcept:
+        self.state = STATE_READY
+        self.deadline = INFINITY
+        self._events |= 1 << EVENT_READY
+        return 0
+
+    cdef int _done(self, int stage) except -1:
+        self._tx.stage = stage
+        self.finished = self._tx
+        self._tx = None
+        self.transactions_done += 1
+        self._events |= 1 << EVENT_DONE
+        return 0
+
+    cdef int _finish(self, int stage, bint clean, double now) except -1:
+        """The transaction is over in step; the session is ready at once or after RSET."""
+        self._done(stage)
+        if clean:
+            return self._ready()
+        self._events &= ~(1 << EVENT_NEED_BODY)
+        return self._ask(b"RSET\r\n", STATE_RESET, now)
+
+    cdef int _refuse_session(self, Reply reply) except -1:
+        """The server takes no mail in this session. 521 and 421 close by themselves (RFC 7504, 5321 section 3.8)."""
+        self._close()
+        self._events |= 1 << EVENT_GREETING_REFUSED
+        if reply.code != 521 and reply.code != 421:
+            self._queue(b"QUIT\r\n")
+        return 0
+
+    cdef int _close(self) except -1:
+        self.state = STATE_CLOSED
+        self.deadline = INFINITY
+        self._out = []
+        self._asked = False
+        self._events = (self._events & (1 << EVENT_DONE)) | (1 << EVENT_CLOSING)
+        return 0
+
+    cdef int _fail(self, int kind, str words) except -1:
+        """The session ends here, and with it the transaction, if one was under way."""
+        cdef Transaction tx = self._tx
+        if self.state == STATE_CLOSED:
+            return 0
+        if self.trace is not None:
+            self.trace("-", words.encode())
+        if self.state != STATE_QUIT:
+            self.error_kind = kind
+            self.error = words
+        if tx is not None:
+            if tx.error_kind == ERROR_NONE:
+                tx.error_kind = kind
+                tx.error = words
+                tx.error_status = STATUS[kind]
+            self._done(STAGE_NONE if self.state == STATE_READY else self.state - STATE_READY)
+        return self._close()
+
+    cdef int _unexpected(self, Reply reply) except -1:
+        if self._asked or self._stale:
+            return self._fail(ERROR_PROTOCOL, f"a reply came before its command: {reply.text_for_log()}")
+        return self._fail(ERROR_PROTOCOL,
+                          f"unexpected reply while waiting for {WORDS[self.state]}: {reply.text_for_log()}")
