@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain, zip_longest
 from typing import Protocol
 
@@ -67,6 +67,7 @@ class AddressBook:
 
     families       socket.AF_INET and AF_INET6 in the order to try; one left out is not asked for
     allow_private  connect to hosts at private addresses
+    clock          the caller's `now`, read again after a look-up; None: look-ups take no time (tests, simulation)
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class AddressBook:
         max_addresses: int = 5,
         cache_size: int = 200_000,
         max_lookups: int = 20_000,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self.resolver = resolver
         self.lifetimes = lifetimes
@@ -89,6 +91,7 @@ class AddressBook:
         self.flights: Flights[Addresses] = Flights(max_lookups)
         self.hits = 0
         self.misses = 0
+        self._clock = clock
 
     def cached(self, host: str, now: float) -> Addresses | None:
         """What is known of the host now; None: ask `addresses`."""
@@ -107,6 +110,15 @@ class AddressBook:
         if self.flights.full(host):
             return Addresses(host, (), "too many DNS look-ups are under way", False, now + 1.0)
         return await self.flights.join(host, lambda: self._look_up(host, now))
+
+    async def all_addresses(self, hosts: Sequence[str], now: float) -> list[Addresses]:
+        """The addresses of each host, looked up in parallel; without a task when all are known."""
+        known = [self.cached(host, now) for host in hosts]
+        missing = [host for host, found in zip(hosts, known, strict=True) if found is None]
+        if not missing:
+            return [found for found in known if found is not None]
+        asked = iter(await asyncio.gather(*(self.addresses(host, now) for host in missing)))
+        return [found if found is not None else next(asked) for found in known]
 
     async def _look_up(self, host: str, now: float) -> Addresses:
         name, port = split_host(host)
@@ -134,6 +146,8 @@ class AddressBook:
         """A and AAAA in parallel; what one of them gives is enough."""
         types = ["A" if family == socket.AF_INET else "AAAA" for family in self.families]
         answers = await asyncio.gather(*(self.resolver.query(name, rdtype) for rdtype in types))
+        if self._clock is not None:
+            now = self._clock()
         pairs = self._pick(answers)
         temporary = [answer for answer in answers if answer.status == "temporary"]
         if pairs:

@@ -30,7 +30,7 @@ class Flights(Generic[Value]):
     def start(self, name: str, look_up: Callable[[], Coroutine[Any, Any, Value]]) -> asyncio.Task[Value]:
         """The task that looks the name up; a new one only if there is none. Needs a running loop."""
         task = self._tasks.get(name)
-        if task is None:
+        if task is None or task.done():
             task = asyncio.get_running_loop().create_task(look_up())
             self._tasks[name] = task
             task.add_done_callback(lambda done: self._ended(name, done))

@@ -168,6 +168,7 @@ class Router:
             max_addresses=max_addresses,
             cache_size=cache_size,
             max_lookups=max_lookups,
+            clock=clock,
         )
         self._own_names = {name.lower().rstrip(".") for name in own_names}
         self._own_addresses = {_own_endpoint(text) for text in own_addresses}
@@ -211,7 +212,11 @@ class Router:
         try:
             name = normalize_domain(domain)
         except InvalidDomain as error:
-            return Route(error.domain, "fail", None, 550, "5.1.2", str(error), now + self.lifetimes.negative_ttl)
+            expires_at = now + self.lifetimes.negative_ttl
+            route = Route(error.domain, "fail", None, 550, "5.1.2", str(error), expires_at, expires_at)
+            if error.domain == domain:  # not one of unbounded length
+                self._cache.put(domain, route)
+            return route
         if name != domain:
             route = self.cached(name, now)
         if route is None:
@@ -233,16 +238,14 @@ class Router:
 
     async def _look_up(self, domain: str, now: float) -> Route:
         """Ask, keep the answer, give it."""
-        started = self._clock() if self._clock else 0.0
         try:
             route = await self._find(domain, now)
         except Exception:
             self.stats.errors += 1
             log.exception("looking up the route of %s failed; its mail waits. Please report this", domain)
             route = self._temporary(domain, "an error inside the relay, see its log", now)
-        took = self._clock() - started if self._clock else 0.0
         if route.action == "defer":
-            route = self._after_failure(route, now + took)
+            route = self._after_failure(route, self._clock() if self._clock else now)
         elif route.expires_at != FOREVER:
             life = route.expires_at - now
             route.refresh_at = route.expires_at - life * PREFETCH_SHARE
@@ -355,10 +358,9 @@ class Router:
         by_name = next((record for record in records if record[1] in self._own_names), None)
         if not self._own_addresses:
             return by_name
-        for record in records:
-            if by_name is not None and record[0] >= by_name[0]:
-                return by_name
-            known = await self.book.addresses(record[1], now)
+        better = [record for record in records if by_name is None or record[0] < by_name[0]]
+        found = await self.book.all_addresses([host for _, host in better], now)
+        for record, known in zip(better, found, strict=True):
             for _, address in known.addresses:
                 if (address, 0) in self._own_addresses or (address, self.port) in self._own_addresses:
                     return record
@@ -377,14 +379,13 @@ class Router:
     async def targets(self, site: Site, now: float) -> tuple[list[Target], Failure | None]:
         """Every address of a site in the order to try for one connection, or why there is none.
 
-        By preference, equals shuffled anew in each call. A slow look-up of a worse host delays the answer; ask
+        By preference, equals shuffled anew in each call. One slow look-up delays the answer; ask
         `addresses` host by host in `site.order()` where that matters.
         """
+        hosts = site.order(self._rng)
+        seen = await self.book.all_addresses(hosts, now)
         targets: list[Target] = []
-        seen: list[Addresses] = []
-        for host in site.order(self._rng):
-            found = await self.book.addresses(host, now)
-            seen.append(found)
+        for host, found in zip(hosts, seen, strict=True):
             name, port = split_host(host)
             targets += [Target(name, port or site.port, family, address) for family, address in found.addresses]
         return targets, None if targets else self.unreachable(site, seen, now)
