@@ -230,9 +230,7 @@ class Responder:
         text = f"ns.sim.invalid. hostmaster.sim.invalid. 1 3600 600 86400 {self.zone.negative_ttl}"
         return dns.rrset.from_text(".", self.zone.negative_ttl, "IN", "SOA", text)
 
-    def _play(
-        self, script: Script, query: dns.message.Message, name: str, rdtype: str, over_tcp: bool
-    ) -> Reply | None:
+    def _play(self, script: Script, query: dns.message.Message, name: str, rdtype: str, over_tcp: bool) -> Reply | None:
         """Play one use of a script."""
         kind = script.kind
         if kind == TIMEOUT:

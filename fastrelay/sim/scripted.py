@@ -1,0 +1,357 @@
+"""An MX host that plays a ``Fault``: one coroutine a session, one step after the other.
+
+Slower than ``mx`` and easy to follow. What it took is in an ``Account`` (a message whose reply is lost by script is
+there too, if the script says it was taken); what the client did against the protocol is in the account's violations.
+
+Known faults: one session at a time reads as fast as it can, so a BODY stage may come a little later than its octet
+count says, by as much as one read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import socket
+import struct
+
+from fastrelay.sim.account import Account
+from fastrelay.sim.faults import EVERY_SESSION, USUAL, Close, Fault, Flood, Mute, Reset, Say, Step, Turn
+
+READ_OCTETS = 16 * 1024
+LINGER_SECONDS = 1.0
+MOST_DIALOGUE = 10_000  # lines of dialogue kept for a failing test to show
+_PATH = re.compile(rb"<([^>]*)>")
+
+
+class _Left(Exception):
+    """The session is over: the client left, or the script closed it."""
+
+
+class ScriptedMx:
+    """One address that plays one fault for its first ``fault.sessions`` sessions and is good afterwards."""
+
+    def __init__(self, fault: Fault, account: Account | None = None, pause: float = 0.02) -> None:
+        self.fault = fault
+        self.account = account if account is not None else Account(keep_contents=True)
+        self.pause = pause  # seconds between the octets of a paced step
+        self.sessions = 0
+        self.faulty_sessions = 0
+        self.dialogue: list[str] = []
+        self.host = ""
+        self.port = 0
+        self._server: asyncio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._deferred: set[str] = set()
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        """Listen. Raises OSError."""
+        self._server = await asyncio.start_server(self._connected, host, port)
+        self.host, self.port = self._server.sockets[0].getsockname()[:2]
+
+    async def stop(self) -> None:
+        """Close the listener and end every session."""
+        if self._server is not None:
+            self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def __aenter__(self) -> ScriptedMx:
+        if self._server is None:
+            await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    def note(self, number: int, direction: str, octets: bytes) -> None:
+        """Keep a line of dialogue."""
+        if len(self.dialogue) < MOST_DIALOGUE:
+            self.dialogue.append(f"{number} {direction} {octets[:200]!r}")
+
+    def still_refused(self, local_part: str, step: Step) -> bool:
+        """Whether a RCPT is refused now: with 5xx always, else the first time only."""
+        if isinstance(step, Say) and step.text[:1] == b"5":
+            return True
+        again = local_part in self._deferred
+        self._deferred.add(local_part)
+        return not again
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.sessions += 1
+        faulty = self.sessions <= self.fault.sessions
+        self.faulty_sessions += faulty
+        session = _Session(self, self.sessions, faulty, reader, writer)
+        try:
+            await session.run()
+        except (_Left, OSError, asyncio.CancelledError):
+            pass
+        finally:
+            self._tasks.discard(task)
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+
+
+class _Session:
+    def __init__(
+        self,
+        server: ScriptedMx,
+        number: int,
+        faulty: bool,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        self._server = server
+        self._fault = server.fault if faulty else Fault("good", "")
+        self._number = number
+        self._reader = reader
+        self._writer = writer
+        self._buffer = bytearray()
+        self._held: list[bytes] = []
+        self._turns: dict[str, int] = {}
+        self._reset()
+
+    def _reset(self) -> None:
+        self._mail = False
+        self._recipients: list[bytes] = []
+        self._chunks = bytearray()
+        self._answered_early = False
+
+    async def run(self) -> None:
+        """The whole session."""
+        await self._stage("greeting", b"220 scripted.mx.example ESMTP\r\n")
+        while True:
+            line = await self._line()
+            verb = line[:4].upper()
+            if verb in (b"EHLO", b"HELO"):
+                self._reset()
+                await self._stage(verb.decode(), self._hello(verb))
+            elif verb == b"MAIL":
+                self._mail = await self._stage("MAIL", b"250 2.1.0 OK\r\n") == b"2"
+            elif verb == b"RCPT":
+                await self._rcpt(line)
+            elif verb == b"DATA":
+                await self._data()
+            elif verb == b"BDAT":
+                await self._bdat(line)
+            elif verb == b"RSET":
+                self._reset()
+                await self._stage("RSET", b"250 2.0.0 OK\r\n")
+            elif verb == b"QUIT":
+                await self._stage("QUIT", b"221 2.0.0 Bye\r\n")
+                return
+            else:
+                self._server.account.violation(f"unknown command {line[:80]!r}")
+                await self._write(b"500 5.5.1 what\r\n")
+
+    # commands
+
+    def _hello(self, verb: bytes) -> bytes:
+        lines = [b"scripted.mx.example", *self._fault.extensions]
+        if self._fault.size_limit:
+            lines.append(b"SIZE %d" % self._fault.size_limit)
+        if verb == b"HELO":
+            lines = lines[:1]
+        return b"".join(b"250-%b\r\n" % each for each in lines[:-1]) + b"250 %b\r\n" % lines[-1]
+
+    async def _rcpt(self, line: bytes) -> None:
+        found = _PATH.search(line)
+        if found is None or not self._mail:
+            await self._write(b"503 5.5.1 MAIL first\r\n")
+            return
+        local_part = found.group(1).partition(b"@")[0].decode()
+        for prefix, step in self._fault.by_local_part.items():
+            if local_part.startswith(prefix) and self._server.still_refused(local_part, step):
+                await self._perform((step,))
+                return
+        if await self._stage("RCPT", b"250 2.1.5 OK\r\n") == b"2":
+            self._recipients.append(found.group(1))
+
+    async def _data(self) -> None:
+        usual = b"354 go ahead\r\n" if self._recipients else b"554 5.5.1 no valid recipients\r\n"
+        if self._buffer:
+            self._server.account.violation("octets pipelined behind DATA")
+        if await self._stage("DATA", usual) != b"3":
+            return
+        content = await self._content()
+        if not self._recipients and content:
+            self._server.account.violation("content sent although no recipient was accepted")
+        await self._final(content, "FINAL")
+
+    async def _content(self) -> bytes:
+        """Read to the final dot, playing BODY on the way."""
+        played = "BODY" not in self._fault.play
+        scanned = 0
+        while True:
+            if not played and len(self._buffer) >= self._fault.body_after:
+                played = self._answered_early = True
+                await self._stage("BODY", b"")
+            if self._buffer.startswith(b".\r\n"):
+                end, used = 0, 3
+                break
+            end = self._buffer.find(b"\r\n.\r\n", scanned)
+            if end >= 0:
+                end, used = end + 2, end + 5
+                break
+            scanned = max(0, len(self._buffer) - 4)
+            await self._fill()
+        content = bytes(self._buffer[:end])
+        del self._buffer[:used]
+        if content[:1] == b".":
+            content = content[1:]
+        return content.replace(b"\r\n.", b"\r\n")
+
+    async def _bdat(self, line: bytes) -> None:
+        words = line.split()
+        size, last = int(words[1]), len(words) > 2
+        late = self._answered_early  # an earlier chunk of this message was answered before its end
+        while not self._answered_early and (len(self._buffer) < size or last):
+            if "BODY" in self._fault.play and len(self._chunks) + len(self._buffer) >= self._fault.body_after:
+                self._answered_early = True
+                await self._stage("BODY", b"")
+            if len(self._buffer) >= size:
+                break
+            await self._fill()
+        while len(self._buffer) < size:
+            await self._fill()
+        self._chunks += self._buffer[:size]
+        del self._buffer[:size]
+        if not self._recipients or late:
+            await self._write(b"503 5.5.1 no transaction\r\n")
+        elif last:
+            await self._final(bytes(self._chunks), "BDAT LAST" if "BDAT LAST" in self._fault.play else "FINAL")
+        elif not self._answered_early:
+            await self._stage("BDAT", b"250 2.0.0 chunk taken\r\n")
+
+    async def _final(self, content: bytes, stage: str) -> None:
+        """The content is complete: keep it or not, answer, and play what comes after it."""
+        account, fault, recipients = self._server.account, self._fault, self._recipients
+        turn = self._turn(stage)
+        first = next((step.text[:1] for step in turn if isinstance(step, Say)), b"")
+        if self._answered_early:
+            self._reset()
+            return
+        if recipients and (turn == USUAL or fault.taken or (first == b"2" and not _is_malformed(turn))):
+            account.add(recipients, content, "scripted")
+        self._reset()
+        await (self._perform(turn) if turn else self._write(b"250 2.0.0 taken\r\n"))
+        if "IDLE" in fault.play:
+            await self._perform(self._turn("IDLE"))
+
+    # scripts
+
+    def _turn(self, stage: str) -> Turn:
+        """What is played at this stage now; counts the turn."""
+        turns = self._fault.play.get(stage)
+        if not turns:
+            return USUAL
+        number = self._turns.get(stage, 0)
+        self._turns[stage] = number + 1
+        if number < len(turns):
+            return turns[number]
+        return turns[-1] if self._fault.sessions == EVERY_SESSION else USUAL
+
+    async def _stage(self, stage: str, usual: bytes) -> bytes:
+        """Play the stage or say the usual; the first digit of what was said."""
+        turn = self._turn(stage)
+        if turn == USUAL:
+            await self._write(usual)
+            return usual[:1]
+        await self._perform(turn)
+        return next((step.text[:1] for step in turn if isinstance(step, Say)), b"")
+
+    async def _perform(self, turn: Turn) -> None:
+        for step in turn:
+            await self._step(step)
+
+    async def _step(self, step: Step) -> None:
+        if isinstance(step, Say):
+            await self._write(step.text, paced=step.paced)
+            return
+        await self._flush()
+        if isinstance(step, Flood):
+            self._server.note(self._number, ">", b"(flood) " + step.chunk[:60])
+            while True:
+                await (self._trickle(step.chunk) if step.paced else self._send(step.chunk))
+        if isinstance(step, Mute):
+            self._server.note(self._number, ">", b"(mute)")
+            while True:
+                await self._fill()
+                self._buffer.clear()
+        if isinstance(step, Reset):
+            raw = self._writer.get_extra_info("socket")
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self._server.note(self._number, ">", b"(RST)")
+            self._writer.transport.abort()
+        if isinstance(step, Close):
+            self._server.note(self._number, ">", b"(FIN)")
+            await self._linger()
+        raise _Left
+
+    async def _linger(self) -> None:
+        """FIN, then read what still comes: closing with unread octets would send RST and destroy our last reply."""
+        self._writer.write_eof()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while await self._reader.read(READ_OCTETS):
+                    pass
+
+    # octets
+
+    async def _line(self) -> bytes:
+        while (end := self._buffer.find(b"\r\n")) < 0:
+            await self._fill()
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 2]
+        self._server.note(self._number, "<", line)
+        if b"\n" in line or b"\r" in line:
+            self._server.account.violation(f"bare CR or LF in {line[:80]!r}")
+        return line
+
+    async def _fill(self) -> None:
+        await self._flush()
+        octets = await self._reader.read(READ_OCTETS)
+        if not octets:
+            raise _Left
+        self._buffer += octets
+
+    async def _write(self, octets: bytes, paced: bool = False) -> None:
+        self._server.note(self._number, ">", octets)
+        if paced:
+            await self._flush()
+            await self._trickle(octets)
+        elif self._fault.split:
+            for at in range(len(octets)):
+                await self._send(octets[at : at + 1])
+                await asyncio.sleep(0.0005)
+        elif self._fault.batch:
+            self._held.append(octets)
+        else:
+            await self._send(octets)
+
+    async def _flush(self) -> None:
+        """Send what a batching host held back."""
+        if self._held:
+            held = b"".join(self._held)
+            self._held.clear()
+            await self._send(held)
+
+    async def _trickle(self, octets: bytes) -> None:
+        for at in range(len(octets)):
+            await self._send(octets[at : at + 1])
+            await asyncio.sleep(self._server.pause)
+
+    async def _send(self, octets: bytes) -> None:
+        self._writer.write(octets)
+        await self._writer.drain()
+
+
+def _is_malformed(turn: Turn) -> bool:
+    """Whether a turn that begins with a 2xx line ends with another digit (mixed codes)."""
+    texts = b"".join(step.text for step in turn if isinstance(step, Say))
+    return len({line[:1] for line in texts.splitlines()}) > 1
