@@ -448,14 +448,14 @@ class _Session(asyncio.Protocol):
     def _check_content(self, content: bytes) -> None:
         """Note what no relay may send (RFC 5321 §2.3.8, RFC 6152, line length)."""
         account = self._hosts.account
-        lines = content.count(b"\r\n")
-        if content.count(b"\n") != lines or content.count(b"\r") != lines:
+        lines = content.split(b"\r\n")
+        if content.count(b"\n") != len(lines) - 1 or content.count(b"\r") != len(lines) - 1:
             account.violation("bare CR or LF in content")
         if not content.isascii() and not self._eight_bit:
             account.violation("octets above 127 without BODY=8BITMIME")
         if content and not content.endswith(b"\r\n"):
             account.violation("content does not end with CRLF")
-        if len(content) > LONGEST_LINE and max(map(len, content.split(b"\r\n"))) > LONGEST_LINE:
+        if len(content) > LONGEST_LINE and max(map(len, lines)) > LONGEST_LINE:
             self._hosts.overlong += 1
 
 
