@@ -30,6 +30,7 @@ addresses change to ours within the life of a route is not seen as a loop (the c
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import socket
@@ -231,6 +232,10 @@ class Router:
     def _prefetch(self, route: Route, now: float) -> None:
         """Refresh in the background; once, also when it fails."""
         route.refresh_at = route.expires_at
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            return  # outside the loop (a test, a tool): it is looked up when it has expired
         if self._flights.full(route.domain):
             return
         self.stats.prefetches += 1
@@ -248,7 +253,7 @@ class Router:
             route = self._after_failure(route, self._clock() if self._clock else now)
         elif route.expires_at != FOREVER:
             life = route.expires_at - now
-            route.refresh_at = route.expires_at - life * PREFETCH_SHARE
+            route.refresh_at = route.expires_at - (life * PREFETCH_SHARE if route.site is not None else 0.0)
             route.stale_until = route.expires_at + self.lifetimes.stale
         self._cache.put(domain, route)
         return route

@@ -67,6 +67,6 @@ def make(dns: FakeDns):
     """Builds a Router over the fake DNS."""
 
     def build(**settings: object) -> Router:
-        return Router(dns, sites=settings.pop("sites", None) or Sites(built_in()), **settings)
+        return Router(dns, **{"sites": Sites(built_in()), **settings})
 
     return build
