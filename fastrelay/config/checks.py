@@ -139,12 +139,13 @@ class HostCheck:
             room = os.statvfs(there)
         except OSError:
             return
-        free, spool = room.f_bavail * room.f_frsize, self.config.spool
-        if free < spool.reserve_bytes + spool.ballast_bytes:
+        free = room.f_bavail * room.f_frsize
+        kept = self.config.spool.reserve_bytes + self.config.spool.ballast_bytes
+        if free < kept:
             self.warn(
                 "spool.reserve",
-                f"and spool.ballast are {format_size(spool.reserve_bytes + spool.ballast_bytes)}, but the disk of state_dir "
-                f"has {format_size(free >> 20 << 20)} free, so mail will be refused with 452",
+                f"and spool.ballast are {format_size(kept)}, but the disk of state_dir has "
+                f"{format_size(free >> 20 << 20)} free, so mail will be refused with 452",
                 "make room, or lower spool.reserve",
             )
 
