@@ -4,8 +4,8 @@ What: a worker asks once for the entry of a series (`counter("fastrelay_events_t
 is then an addition in shared memory, a few ns and no system call. The supervisor maps the same files and sums them up
 for /metrics, so nothing is lost when a worker dies, and nobody has to answer.
 
-How: a header, entries of 16 bytes, and a text area with the keys (JSON: name and sorted labels). A series is found by
-its key when a new worker opens the file of its slot: counters and histograms go on, gauges start from 0. New entries are
+How: a header, entries of 16 bytes, and a text area with keys (JSON: name and sorted labels). A series is found by
+its key when a new worker opens the file of its slot: counters and histograms go on, gauges start at 0. New entries are
 written first and then published by the count (release); a reader that loads the count (acquire) sees whole entries. A
 histogram is an entry (the sum) followed by one entry for each bucket, with its own count and upper bound.
 

@@ -1,0 +1,155 @@
+"""Every metric, once: its name, type, help, labels and buckets.
+
+Workers make their entries in the slab through these definitions, and the collector exports what is defined here and
+nothing else. Labels come from closed sets only: never a recipient domain, a campaign or the words of a reply. A series
+whose label values are unknown to the set goes to `other` by the caller; a slab that is full does the same.
+
+Conventions: prefix fastrelay_, base units (seconds, bytes), counters end in _total.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fastrelay._core.slab import Slab
+
+Kind = Literal["counter", "gauge", "histogram"]
+# How the values of several workers become one: their sum, or the largest.
+Merge = Literal["sum", "max"]
+
+PREFIX = "fastrelay_"
+
+# Closed sets of label values. Providers and sources come from the configuration.
+OUTCOMES = ("delivered", "deferred", "failed", "expired", "suppressed", "removed")
+REASONS = (
+    "ready",
+    "retry_backoff",
+    "connection_limit",
+    "connect_backoff",
+    "dns",
+    "suspended",
+    "quarantined",
+    "no_source",
+    "in_flight",
+    "rate_limit",
+    "warmup_cap",
+    "provider_backoff",
+    "spool_blocked",
+)
+CONNECTION_STATES = ("connecting", "busy", "idle")
+CONNECT_RESULTS = ("ok", "refused", "timeout", "unreachable", "greeting", "error")
+DNS_RESULTS = ("ok", "nxdomain", "nodata", "servfail", "timeout", "error")
+REFUSALS = ("relay_denied", "syntax", "size", "recipients", "connections", "disk_full", "queue_full", "policy", "error")
+ERROR_PLACES = ("ingest", "spool", "schedule", "route", "deliver", "outcome", "events", "worker")
+
+SECONDS_SHORT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+SECONDS_NETWORK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+SECONDS_TRANSACTION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+GROUP_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric. `of_supervisor`: the supervisor fills it, not a slab."""
+
+    name: str
+    kind: Kind
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+    merge: Merge = "sum"
+    of_supervisor: bool = False
+
+    def entry(self, slab: Slab, **labels: str) -> int:
+        """This metric's entry in a slab; the labels must be exactly those defined here. Keep the answer."""
+        if set(labels) != set(self.labels):
+            raise ValueError(f"{self.name} has the labels {self.labels}, not {tuple(labels)}")
+        if self.kind == "counter":
+            return slab.counter(self.name, **labels)
+        if self.kind == "gauge":
+            return slab.gauge(self.name, **labels)
+        return slab.histogram(self.name, self.buckets, **labels)
+
+
+METRICS: dict[str, Metric] = {}
+
+
+def _add(metric: Metric) -> Metric:
+    METRICS[metric.name] = metric
+    return metric
+
+
+def _counter(name: str, help: str, *labels: str, of_supervisor: bool = False) -> Metric:
+    return _add(Metric(f"{PREFIX}{name}_total", "counter", help, labels, of_supervisor=of_supervisor))
+
+
+def _gauge(name: str, help: str, *labels: str, merge: Merge = "sum", of_supervisor: bool = False) -> Metric:
+    return _add(Metric(PREFIX + name, "gauge", help, labels, merge=merge, of_supervisor=of_supervisor))
+
+
+def _histogram(name: str, help: str, buckets: tuple[float, ...], *labels: str) -> Metric:
+    return _add(Metric(PREFIX + name, "histogram", help, labels, tuple(float(bound) for bound in buckets)))
+
+
+# Taking in
+ACCEPTED_MESSAGES = _counter("accepted_messages", "Messages taken in: on stable storage and answered with 250.")
+ACCEPTED_RECIPIENTS = _counter("accepted_recipients", "Recipients of the messages taken in.")
+ACCEPTED_BYTES = _counter("accepted_bytes", "Octets of the contents taken in.")
+SMTP_SESSIONS = _counter("smtp_sessions", "SMTP sessions that clients opened.")
+SMTP_SESSIONS_OPEN = _gauge("smtp_sessions_open", "SMTP sessions of clients that are open now.")
+SMTP_REFUSED = _counter("smtp_refused", "Commands, messages and connections of clients that were refused.", "class")
+
+# Fates and waiting
+OUTCOMES_TOTAL = _counter(
+    "outcomes", "Recipients by what became of an attempt, or of them.", "outcome", "provider", "source"
+)
+QUEUE_RECIPIENTS = _gauge("queue_recipients", "Recipients in the queue, by what they wait for.", "reason")
+QUEUE_OLDEST_SECONDS = _gauge("queue_oldest_seconds", "Age of the oldest message in the queue.", merge="max")
+QUARANTINED = _gauge("quarantined_messages", "Messages set aside for an operator to look at.")
+POSSIBLE_DUPLICATES = _counter("possible_duplicates", "Recipients sent to again after a crash left the outcome unknown.")
+
+# Delivery
+DELIVERY_CONNECTIONS = _gauge(
+    "delivery_connections", "Connections to MX hosts by state.", "provider", "source", "state"
+)
+CONNECTS = _counter("connects", "Attempts to connect to MX hosts by result.", "result")
+CONNECT_SECONDS = _histogram("connect_seconds", "Time to connect to an MX host.", SECONDS_NETWORK)
+TRANSACTION_SECONDS = _histogram(
+    "transaction_seconds", "Time from MAIL to the final reply.", SECONDS_TRANSACTION, "provider"
+)
+HOT_CACHE_BYTES = _gauge("hot_cache_bytes", "Octets of contents held in memory for their first attempt.")
+
+# Spool
+COMMIT_SECONDS = _histogram("commit_seconds", "Time of a group commit: contents and records synced.", SECONDS_SHORT)
+COMMIT_GROUP_MESSAGES = _histogram("commit_group_messages", "Messages and settlements in one group commit.", GROUP_SIZES)
+COMMIT_FAILURES = _counter("commit_failures", "Group commits that failed.")
+SPOOL_BYTES = _gauge("spool_bytes", "Octets of the spool on disk.")
+SPOOL_LIVE_BYTES = _gauge("spool_live_bytes", "Octets of the spool that a queued message needs.")
+SPOOL_SEGMENTS = _gauge("spool_segments", "Segment files.")
+DISK_FREE_BYTES = _gauge("disk_free_bytes", "Free octets of the disk that holds the state directory.", merge="max")
+
+# Routing
+DNS_QUERIES = _counter("dns_queries", "DNS queries by result.", "result")
+DNS_SECONDS = _histogram("dns_seconds", "Time of a DNS query.", SECONDS_NETWORK)
+
+# Events
+EVENTS = _counter("events", "Lines written to the event logs.")
+EVENT_LOG_LAG = _gauge("event_log_lag_events", "Events that are committed, but not yet synced in the event log.")
+
+# Ourselves
+ERRORS = _counter("errors", "Errors inside the relay that an operator should look at, by part.", "where")
+WORKER_UP = _gauge("worker_up", "1 when the worker is ready.", "worker", of_supervisor=True)
+WORKER_RESTARTS = _counter("worker_restarts", "Times the worker was started again.", "worker", of_supervisor=True)
+WORKER_RSS_BYTES = _gauge("worker_rss_bytes", "Resident memory of the worker.", "worker", of_supervisor=True)
+SERIES_OVERFLOWS = _counter(
+    "metric_series_overflows", "Series counted as `other`, because a metrics file was full.", of_supervisor=True
+)
+TABLE_CELLS = _gauge("shared_table_cells", "Cells of the shared table in use.", of_supervisor=True)
+TABLE_OVERFLOWS = _counter(
+    "shared_table_overflows", "Names that had to share a cell, because the shared table was full.", of_supervisor=True
+)
+CONFIG_RELOAD_SUCCESS = _gauge(
+    "config_last_reload_successful", "1 when the configuration file was taken over at the last try.", of_supervisor=True
+)
+BUILD_INFO = _gauge("build_info", "1; the version is in the label.", "version", of_supervisor=True)
