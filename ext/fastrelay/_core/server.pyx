@@ -1,0 +1,743 @@
+"""The SMTP server as a machine without sockets: octets and the time go in, replies, envelopes and contents come out.
+
+RFC 5321 with PIPELINING (2920), SIZE (1870), 8BITMIME (6152), SMTPUTF8 (6531), CHUNKING (3030, without BINARYMIME),
+DSN (3461), ENHANCEDSTATUSCODES (2034) and LIMITS (9422). Policy is the shell's, through `may_relay`,
+`verify_recipient`, `limits.refusal` and the answer to each message.
+
+The shell feeds what it reads to `receive_bytes` (or `receive`), which uses it up or copies it, then drains `next_event`
+and `take_output`. After MESSAGE the machine holds back what follows until `answer`. Whatever way the octets are cut,
+replies, envelopes and contents are the same.
+
+    phase    leaves by                    deadline
+    NEW      greeting()                   none: the shell greets
+    COMMAND  DATA, BDAT, QUIT             idle_seconds after the last whole command
+    DATA     CRLF.CRLF                    data_seconds without an octet; body_seconds + octets / body_rate in all
+    CHUNK    the last octet of the BDAT   the same
+    WAIT     answer()                     none: the shell's own
+    CLOSED   -                            none
+
+Choices: a bare CR or LF in a command line or a content is refused (contents may be repaired instead), and so is a NUL
+in a content (550 5.6.0). `<postmaster>` without a domain is refused with 550 5.1.3: a relay has no mailboxes. Spaces
+after "MAIL FROM:" and before CRLF are let pass. Errors and commands are counted anew from each accepted message.
+
+Known faults: a message that is too large is read to its end, which a client may draw out to body_seconds + octets /
+body_rate. A BDAT whose size cannot be read closes the connection, since nobody can tell where its chunk ends.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE
+from libc.math cimport INFINITY
+from libc.stdlib cimport free, realloc
+from libc.string cimport memchr, memcpy, memmove
+
+from fastrelay._core.command cimport (
+    PATH_LENGTH,
+    PATH_NO_DOMAIN,
+    Path,
+    PathFault,
+    is_client_name,
+    is_text,
+    parse_number,
+    parse_path,
+    same_word,
+)
+from fastrelay._core.envelope cimport read_mail_parameters, read_rcpt_parameters
+
+# For Python; cimport finds them in server.pxd.
+globals()["Envelope"] = Envelope
+globals()["ServerLimits"] = ServerLimits
+NONE = SERVER_NONE
+MESSAGE = SERVER_MESSAGE
+SPILL = SERVER_SPILL
+DISCARD = SERVER_DISCARD
+CLOSE = SERVER_CLOSE
+
+cdef enum:
+    NEW
+    COMMAND
+    DATA
+    CHUNK
+    WAIT
+    CLOSED
+
+cdef enum:
+    HELD_BOUND = 1 << 20  # octets held back behind a message; the shell stops reading long before
+    HINT_BOUND = 1 << 16  # octets reserved on the word of the client
+    SPILL_CHUNK = 1 << 16  # least octets of a chunk but the last
+    OUTPUT_KEPT = 4096  # octets of output buffer kept between two takes
+    SMALL_CHUNK = 512  # a BDAT below this counts as a command without mail
+
+
+cdef inline int _verb(const unsigned char* p) noexcept nogil:
+    """Four octets in capitals as a number."""
+    return (p[0] & 0xDF) << 24 | (p[1] & 0xDF) << 16 | (p[2] & 0xDF) << 8 | (p[3] & 0xDF)
+
+
+cdef enum:
+    # The verbs of four letters, as _verb gives them.
+    EHLO = 0x45484C4F
+    HELO = 0x48454C4F
+    MAIL = 0x4D41494C
+    RCPT = 0x52435054
+    VERB_DATA = 0x44415441
+    BDAT = 0x42444154
+    RSET = 0x52534554
+    NOOP = 0x4E4F4F50
+    VRFY = 0x56524659
+    HELP = 0x48454C50
+    QUIT = 0x51554954
+
+
+@cython.final
+cdef class SmtpServer:
+    """One SMTP connection, from the greeting to the close."""
+
+    def __cinit__(
+        self,
+        bytes hostname not None,
+        ServerLimits limits not None,
+        *,
+        bint may_relay,
+        long long spill_bytes=1 << 20,
+        str bare_line_ends="refuse",
+    ):
+        if bare_line_ends not in ("refuse", "repair"):
+            raise ValueError(f"bare_line_ends is 'refuse' or 'repair', not {bare_line_ends!r}")
+        self.hostname = hostname
+        self.limits = limits
+        self.may_relay = may_relay
+        self.deadline = INFINITY
+        self._phase = NEW
+        self._held = Collector()
+        self._line = Collector()
+        self._unstuffer = Unstuffer(True, bare_line_ends == "repair")
+        self._spill_bytes = spill_bytes
+        self._chunks = []
+
+    def __dealloc__(self):
+        free(self._output)
+
+    # ---- what the shell calls
+
+    def receive(self, const unsigned char[::1] octets, double now):
+        """Takes octets that were read; keeps none of the buffer."""
+        if octets.shape[0]:
+            self.receive_bytes(&octets[0], octets.shape[0], now)
+
+    cdef int receive_bytes(self, const unsigned char* p, Py_ssize_t n, double now) except -1:
+        cdef Py_ssize_t used
+        if self._phase == CLOSED or n <= 0:
+            return 0
+        self._now = now
+        if self._phase == NEW or self._phase == WAIT:
+            if self._phase == NEW:
+                self.early_talker = True
+            return self._hold(p, n)
+        used = self._run(p, n)
+        if used < n and self._phase == WAIT:
+            self._hold(p + used, n - used)
+        self._set_deadline(now)
+        return 0
+
+    cpdef int greeting(self, double now) except -1:
+        """Greets the client; octets that came before are taken now, and `early_talker` tells of them."""
+        if self._phase != NEW:
+            return 0
+        self._phase = COMMAND
+        self._now = now
+        self._say(b"220 %b ESMTP fastrelay\r\n" % self.hostname)
+        self._run_held()
+        self._progress = True
+        self._set_deadline(now)
+        return 0
+
+    cpdef int refuse(self, bytes reply) except -1:
+        """Says a last reply, of the shell's own (421 too many connections, …), and closes."""
+        return self._close(reply)
+
+    cpdef bytes take_output(self):
+        """Octets to write, b"" when there are none."""
+        if self.output_length == 0:
+            return b""
+        cdef bytes output = PyBytes_FromStringAndSize(<const char*>self._output, self.output_length)
+        self.output_length = 0
+        if self._output_capacity > OUTPUT_KEPT:
+            free(self._output)
+            self._output = NULL
+            self._output_capacity = 0
+        return output
+
+    cpdef int next_event(self) except -1:
+        """The next of DISCARD, SPILL (until take_chunk took all), MESSAGE, CLOSE; then NONE."""
+        if self._event_discard:
+            self._event_discard = False
+            return SERVER_DISCARD
+        if self._chunks:
+            return SERVER_SPILL
+        if self._event_message:
+            self._event_message = False
+            return SERVER_MESSAGE
+        if self._event_close:
+            self._event_close = False
+            return SERVER_CLOSE
+        return SERVER_NONE
+
+    cpdef bytes take_chunk(self):
+        """The next piece of a content that goes to a file, b"" for none; all pieces together are the content."""
+        cdef bytes chunk
+        if not self._chunks:
+            return b""
+        chunk = self._chunks.pop(0)
+        self._chunk_octets -= len(chunk)
+        self._spill_taken = True
+        return chunk
+
+    cpdef int answer(self, bytes reply, double now) except -1:
+        """The reply to the message (one or more whole lines); then what was held back is handled.
+
+        Does nothing when the connection is closed meanwhile. RuntimeError if no message waits.
+        """
+        if self._phase == CLOSED:
+            return 0
+        if self._phase != WAIT:
+            raise RuntimeError("no message waits for an answer")
+        self._now = now
+        self._say(reply)
+        if reply.startswith(b"2"):
+            self.messages += 1
+            self._commands = self._errors = 0
+        self._phase = COMMAND
+        self._end_transaction()
+        self._run_held()
+        if self._shutting_down:
+            self.shutdown(now)
+        self._progress = True
+        self._set_deadline(now)
+        return 0
+
+    @property
+    def backlog(self):
+        """Octets held: behind a message that waits, and content not yet fetched. The shell stops reading at some."""
+        return self._held.length - self._held_from + self._chunk_octets
+
+    @property
+    def waiting(self):
+        """Whether a message waits for answer()."""
+        return self._phase == WAIT
+
+    cpdef bint tick(self, double now) except -1:
+        """Closes with 421 when the deadline has passed; whether it did."""
+        if now < self.deadline or self._phase == CLOSED:
+            return False
+        self._close(b"421 4.4.2 %b Timeout, closing\r\n" % self.hostname)
+        return True
+
+    cpdef int shutdown(self, double now) except -1:
+        """Closes with 421 as soon as no mail transaction is open: now, or after the answer to the message under way."""
+        self._shutting_down = True
+        if self._phase == NEW or (self._phase == COMMAND and self.envelope is None):
+            self._close(b"421 4.3.2 %b Shutting down\r\n" % self.hostname)
+        return 0
+
+    cpdef void connection_lost(self) noexcept:
+        """Frees the buffers. A message that waits stays the shell's; its answer() will do nothing."""
+        if self._phase != WAIT:
+            self._drop_content()
+        self._event_discard = self._event_close = False
+        self._phase = CLOSED
+        self.closed = True
+        self.deadline = INFINITY
+        self._held.clear()
+        self._drop_line()
+
+    cpdef void reset_session(self) noexcept:
+        """Forgets all that the client said, read or held back: for a switch to TLS (RFC 3207 section 4.2)."""
+        self._drop_content()
+        self._end_transaction()
+        self._held.clear()
+        self._held_from = 0
+        self._drop_line()
+        self.helo = None
+        self.esmtp = False
+        if self._phase != CLOSED:
+            self._phase = COMMAND
+
+    # ---- input
+
+    cdef Py_ssize_t _run(self, const unsigned char* p, Py_ssize_t n) except -1:
+        """Handles octets until a message waits or the machine closed; gives how many were used up."""
+        cdef Py_ssize_t i = 0
+        while i < n:
+            if self._phase == COMMAND:
+                i += self._take_line(p + i, n - i)
+            elif self._phase == DATA:
+                i += self._take_data(p + i, n - i)
+            elif self._phase == CHUNK:
+                i += self._take_chunk_octets(p + i, n - i)
+            else:
+                break
+        return i
+
+    cdef int _run_held(self) except -1:
+        cdef Py_ssize_t n = self._held.length - self._held_from
+        if n:
+            self._held_from += self._run(self._held.start + self._held_from, n)
+        if self._held_from == self._held.length or self._phase == CLOSED:
+            self._held.clear()
+            self._held_from = 0
+        return 0
+
+    cdef int _hold(self, const unsigned char* p, Py_ssize_t n) except -1:
+        if self._held_from:
+            self._held.length -= self._held_from
+            memmove(self._held.start, self._held.start + self._held_from, self._held.length)
+            self._held_from = 0
+        if self._held.length + n > HELD_BOUND:
+            return self._close(b"421 4.3.0 %b Too much sent ahead\r\n" % self.hostname)
+        return self._held.append(p, n)
+
+    cdef void _set_deadline(self, double now) noexcept:
+        cdef double whole
+        if self._phase == COMMAND or self._phase == NEW:
+            # A command that comes an octet at a time does not move it.
+            if self._progress:
+                self._progress = False
+                self.deadline = now + self.limits.idle_seconds
+        elif self._phase == DATA or self._phase == CHUNK:
+            whole = self._body_began + self.limits.body_seconds + self._body_octets / self.limits.body_rate
+            self.deadline = min(now + self.limits.data_seconds, whole)
+        else:
+            self.deadline = INFINITY
+
+    cdef Py_ssize_t _take_line(self, const unsigned char* p, Py_ssize_t n) except -1:
+        """One command line, or the part of it that is here; gives the octets used up."""
+        cdef const unsigned char* lf
+        cdef Py_ssize_t i = 0
+        cdef Py_ssize_t octets
+        if self._line_octets == 0 and p[0] == 0x16 and self.helo is None:
+            # A TLS ClientHello: it has no CRLF to wait for.
+            self._close(b"421 4.7.0 %b This port begins without TLS\r\n" % self.hostname)
+            return n
+        while True:
+            lf = <const unsigned char*>memchr(p + i, c"\n", n - i)
+            if lf is NULL:
+                self._keep_line(p, n)
+                return n
+            i = lf - p + 1
+            if (p[i - 2] if i > 1 else self._line_last) == c"\r":
+                break
+            self._line_bare = True
+        octets = self._line_octets + i
+        self._progress = True
+        if self._line_octets == 0:
+            self._on_line(p, i - 2, octets)
+        else:
+            self._keep_line(p, i)
+            self._on_line(self._line.start, self._line.length - 2, octets)
+        self._drop_line()
+        return i
+
+    cdef int _keep_line(self, const unsigned char* p, Py_ssize_t n) except -1:
+        """Keeps a part of a line, as far as the limit goes."""
+        cdef Py_ssize_t room = self.limits.line - self._line.length
+        self._line_octets += n
+        self._line_last = p[n - 1]
+        return self._line.append(p, min(n, room))
+
+    cdef void _drop_line(self) noexcept:
+        if self._line_octets:
+            self._line.clear()
+            self._line_octets = 0
+        self._line_last = 0
+        self._line_bare = False
+
+    cdef int _on_line(self, const unsigned char* p, Py_ssize_t n, Py_ssize_t octets) except -1:
+        """A line without its CRLF. `octets` is its true length with CRLF; p may hold less of it."""
+        self._commands += 1
+        if self._commands > self.limits.commands:
+            return self._close(b"421 4.7.0 %b Too many commands without mail\r\n" % self.hostname)
+        if octets > self.limits.line:
+            return self._bad_line(p, n, b"500 5.5.2 Line too long\r\n")
+        if self._line_bare or memchr(p, c"\r", n) is not NULL:
+            return self._bad_line(p, n, b"500 5.5.2 Bare CR or LF in a command\r\n")
+        while n and (p[n - 1] == c" " or p[n - 1] == c"\t"):
+            n -= 1
+        if not is_text(p, n):
+            return self._bad_line(p, n, b"500 5.5.2 Control character in a command\r\n")
+        if self._shutting_down and self.envelope is None:
+            return self._close(b"421 4.3.2 %b Shutting down\r\n" % self.hostname)
+        return self._dispatch(p, n)
+
+    cdef int _bad_line(self, const unsigned char* p, Py_ssize_t n, bytes reply) except -1:
+        if n >= 4 and _verb(p) == BDAT:
+            # The octets of its chunk must not be read as commands.
+            return self._close(b"501 5.5.4 Syntax: BDAT octets [LAST]; closing\r\n")
+        return self._fault(reply)
+
+    cdef int _dispatch(self, const unsigned char* p, Py_ssize_t n) except -1:
+        """Calls what a verb asks for. An extension with a verb of its own (AUTH, STARTTLS) has its place here."""
+        cdef int verb
+        cdef Py_ssize_t i = 5 if n > 5 else n  # of the argument
+        if n < 4 or (n > 4 and p[4] != c" "):
+            return self._on_unknown(p, n)
+        while i < n and p[i] == c" ":
+            i += 1
+        verb = _verb(p)
+        if verb == MAIL:
+            return self._on_mail(p, i, n)
+        if verb == RCPT:
+            return self._on_rcpt(p, i, n)
+        if verb == BDAT:
+            return self._on_bdat(p, i, n)
+        if verb == EHLO or verb == HELO:
+            return self._on_hello(p, i, n, verb == EHLO)
+        if verb == NOOP:
+            return self._say(b"250 2.0.0 Ok\r\n")
+        if verb == VRFY:
+            if i == n:
+                return self._fault(b"501 5.5.4 Syntax: VRFY address\r\n")
+            return self._say(b"252 2.5.0 Not verified here; send mail and it will be tried\r\n")
+        if verb == HELP:
+            return self._say(b"214 2.0.0 EHLO HELO MAIL RCPT DATA BDAT RSET NOOP VRFY HELP QUIT (RFC 5321)\r\n")
+        if verb == VERB_DATA or verb == RSET or verb == QUIT:
+            if i < n:
+                return self._fault(b"501 5.5.4 This command takes no argument\r\n")
+            if verb == VERB_DATA:
+                return self._on_data()
+            if verb == QUIT:
+                return self._close(b"221 2.0.0 %b closing\r\n" % self.hostname)
+            self._drop_content()
+            self._end_transaction()
+            return self._say(b"250 2.0.0 Ok\r\n")
+        return self._on_unknown(p, n)
+
+    cdef int _on_unknown(self, const unsigned char* p, Py_ssize_t n) except -1:
+        cdef const unsigned char* space = <const unsigned char*>memchr(p, c" ", n)
+        if space is not NULL:
+            n = space - p
+        for word in (b"GET", b"POST", b"HEAD", b"PUT", b"CONNECT", b"OPTIONS", b"DELETE"):
+            if same_word(p, n, word):
+                return self._close(b"421 4.7.0 %b This is SMTP\r\n" % self.hostname)
+        for word in (b"AUTH", b"STARTTLS", b"EXPN", b"TURN", b"ETRN", b"SEND", b"SOML", b"SAML"):
+            if same_word(p, n, word):
+                return self._fault(b"502 5.5.1 Command not implemented\r\n")
+        return self._fault(b"500 5.5.2 Command not recognized\r\n")
+
+    # ---- output
+
+    cdef int _say(self, bytes reply) except -1:
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(reply)
+        cdef Py_ssize_t need = self.output_length + n
+        cdef unsigned char* grown
+        if need > self._output_capacity:
+            need = max(need, 2 * self._output_capacity, 256)
+            grown = <unsigned char*>realloc(self._output, need)
+            if grown is NULL:
+                raise MemoryError
+            self._output = grown
+            self._output_capacity = need
+        memcpy(self._output + self.output_length, PyBytes_AS_STRING(reply), n)
+        self.output_length += n
+        return 0
+
+    cdef int _fault(self, bytes reply) except -1:
+        """Refuses a command; after too many, the connection."""
+        self._errors += 1
+        if self._errors > self.limits.errors:
+            return self._close(b"421 4.7.0 %b Too many errors\r\n" % self.hostname)
+        return self._say(reply)
+
+    cdef int _close(self, bytes reply) except -1:
+        """The last words. A message that waits stays the shell's; what is unfinished is dropped."""
+        if self._phase == CLOSED:
+            return 0
+        if self._phase != WAIT:
+            self._drop_content()
+        self._say(reply)
+        self._phase = CLOSED
+        self.closed = True
+        self.deadline = INFINITY
+        self._event_close = True
+        return 0
+
+    # ---- commands; p[0:n] is the line, p[i] the first octet of the argument
+
+    cdef int _on_hello(self, const unsigned char* p, Py_ssize_t i, Py_ssize_t n, bint esmtp) except -1:
+        if not is_client_name(p + i, n - i):
+            # No enhanced status code in any reply to EHLO or HELO (RFC 2034).
+            return self._fault(b"501 Syntax: EHLO hostname\r\n" if esmtp else b"501 Syntax: HELO hostname\r\n")
+        self._drop_content()
+        self._end_transaction()
+        self.helo = p[i:n]
+        self.esmtp = esmtp
+        if not esmtp:
+            return self._say(b"250 %b\r\n" % self.hostname)
+        return self._say(
+            b"250-%b\r\n250-PIPELINING\r\n250-SIZE %d\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n250-DSN\r\n"
+            b"250-ENHANCEDSTATUSCODES\r\n250 LIMITS RCPTMAX=%d\r\n"
+            % (self.hostname, self.limits.message_size, self.limits.recipients)
+        )
+
+    cdef int _on_mail(self, const unsigned char* p, Py_ssize_t i, Py_ssize_t n) except -1:
+        cdef Path path
+        cdef PathFault fault
+        cdef Envelope envelope
+        cdef bytes refusal
+        if self.helo is None:
+            return self._fault(b"503 5.5.1 EHLO first\r\n")
+        if self.envelope is not None:
+            return self._fault(b"503 5.5.1 A transaction is open; RSET or end it\r\n")
+        if n - i < 5 or not same_word(p + i, 5, b"FROM:"):
+            return self._fault(b"501 5.5.4 Syntax: MAIL FROM:<address>\r\n")
+        if self.limits.refusal is not None:
+            return self._say(self.limits.refusal)
+        i += 5
+        while i < n and p[i] == c" ":
+            i += 1
+        fault = parse_path(p, i, n, &path)
+        if fault:
+            return self._fault(_sender_fault(fault))
+        envelope = Envelope.__new__(Envelope)
+        envelope.helo = self.helo
+        envelope.esmtp = self.esmtp
+        envelope.reverse_path = p[path.start : path.start + path.length]
+        if path.end < n:
+            refusal = read_mail_parameters(envelope, self.limits, p, path.end, n)
+            if refusal is not None:
+                return self._fault(refusal)
+        if path.utf8 and not envelope.smtputf8:
+            return self._fault(b"553 5.6.7 A non-ASCII address needs SMTPUTF8\r\n")
+        self.envelope = envelope
+        return self._say(b"250 2.1.0 Ok\r\n")
+
+    cdef int _on_rcpt(self, const unsigned char* p, Py_ssize_t i, Py_ssize_t n) except -1:
+        cdef Path path
+        cdef PathFault fault
+        cdef Envelope envelope = self.envelope
+        cdef bytes refusal
+        if envelope is None or self._chunking:
+            return self._fault(b"503 5.5.1 MAIL first\r\n" if envelope is None else b"503 5.5.1 Not after BDAT\r\n")
+        if n - i < 3 or not same_word(p + i, 3, b"TO:"):
+            return self._fault(b"501 5.5.4 Syntax: RCPT TO:<address>\r\n")
+        i += 3
+        while i < n and p[i] == c" ":
+            i += 1
+        fault = parse_path(p, i, n, &path)
+        if fault or path.length == 0:
+            return self._fault(_recipient_fault(fault, p, &path))
+        if path.end < n:
+            refusal = read_rcpt_parameters(envelope, p, path.end, n)
+            if refusal is not None:
+                return self._fault(refusal)
+        if path.utf8 and not envelope.smtputf8:
+            return self._fault(b"553 5.6.7 A non-ASCII address needs SMTPUTF8\r\n")
+        if not self.may_relay:
+            return self._fault(b"550 5.7.1 Relaying denied\r\n")
+        # Neither a recipient taken nor one too many speaks of a client that sends no mail.
+        self._commands -= 1
+        if PyList_GET_SIZE(envelope.recipients) >= self.limits.recipients:
+            return self._say(b"452 4.5.3 Too many recipients; send the rest in another transaction\r\n")
+        mailbox = <bytes>p[path.start : path.start + path.length]
+        if self.verify_recipient is not None:
+            refusal = self.verify_recipient(mailbox)
+            if refusal is not None:
+                return self._fault(refusal) if refusal.startswith(b"5") else self._say(refusal)
+        envelope.recipients.append(mailbox)
+        envelope.recipient_parameters.append(<bytes>p[path.end : n] if path.end < n else None)
+        return self._say(b"250 2.1.5 Ok\r\n")
+
+    cdef int _on_data(self) except -1:
+        if self.envelope is None:
+            return self._fault(b"503 5.5.1 MAIL first\r\n")
+        if self._chunking:
+            return self._fault(b"503 5.5.1 Not after BDAT\r\n")
+        if not self.envelope.recipients:
+            # Usual behind a pipelined RCPT that was refused, so no error of its own.
+            return self._say(b"554 5.5.1 No valid recipients\r\n")
+        self._begin_content(True, self.envelope.size_declared)
+        self._phase = DATA
+        return self._say(b"354 End data with <CR><LF>.<CR><LF>\r\n")
+
+    cdef int _on_bdat(self, const unsigned char* p, Py_ssize_t i, Py_ssize_t n) except -1:
+        cdef Py_ssize_t end = i
+        cdef long long octets
+        while end < n and p[end] != c" ":
+            end += 1
+        octets = parse_number(p + i, end - i)
+        while end < n and p[end] == c" ":
+            end += 1
+        if octets < 0 or (end < n and not same_word(p + end, n - end, b"LAST")):
+            # Nobody knows where this chunk ends; its octets must not be read as commands.
+            return self._close(b"501 5.5.4 Syntax: BDAT octets [LAST]; closing\r\n")
+        if octets >= SMALL_CHUNK:
+            self._commands -= 1
+        self._chunk_reply = None
+        self._chunk_left = octets
+        self._chunk_last = end < n
+        if self.envelope is None or not self.envelope.recipients:
+            self._chunk_reply = b"503 5.5.1 MAIL and a valid RCPT first\r\n"
+        elif self._chunking and self._unstuffer.length + octets > self.limits.message_size:
+            self._chunk_reply = self._too_large()
+        elif not self._chunking and octets > self.limits.message_size:
+            self._chunk_reply = self._too_large()
+        elif not self._chunking:
+            self._begin_content(False, max(octets, self.envelope.size_declared))
+            self._chunking = True
+        if self._chunk_reply is not None:
+            self._drop_content()
+            self._end_transaction()
+        self._body_began = self._now
+        self._body_octets = 0
+        if octets == 0:
+            return self._end_chunk()
+        self._phase = CHUNK
+        return 0
+
+    # ---- content
+
+    cdef bytes _too_large(self):
+        return b"552 5.3.4 Message larger than %d octets\r\n" % self.limits.message_size
+
+    cdef int _begin_content(self, bint dots, long long hint) except -1:
+        self._unstuffer.restart(dots)
+        if hint > 0:
+            self._unstuffer.content.reserve(min(hint, self._spill_bytes, HINT_BOUND))
+        self._body_began = self._now
+        self._body_octets = 0
+        return 0
+
+    cdef Py_ssize_t _take_data(self, const unsigned char* p, Py_ssize_t n) except -1:
+        cdef Py_ssize_t used = self._unstuffer.feed_bytes(p, n)
+        self._body_octets += used
+        self._after_content()
+        if self._unstuffer.ended:
+            self._end_content()
+        return used
+
+    cdef Py_ssize_t _take_chunk_octets(self, const unsigned char* p, Py_ssize_t n) except -1:
+        if n > self._chunk_left:
+            n = self._chunk_left
+        self._chunk_left -= n
+        self._body_octets += n
+        if self._chunk_reply is None:
+            self._unstuffer.feed_bytes(p, n)
+            self._after_content()
+        if self._chunk_left == 0:
+            self._end_chunk()
+        return n
+
+    cdef int _end_chunk(self) except -1:
+        cdef bytes reply
+        self._phase = COMMAND
+        self._progress = True
+        if self._chunk_reply is not None:
+            return self._say(self._chunk_reply)
+        if self._chunk_last:
+            self._unstuffer.finish_chunks()
+            self._after_content()
+            return self._end_content()
+        reply = self._content_fault()
+        if reply is None:
+            return self._say(b"250 2.0.0 Ok, so far %d octets\r\n" % self._unstuffer.length)
+        self._drop_content()
+        self._end_transaction()
+        return self._say(reply)
+
+    cdef bytes _content_fault(self):
+        """The reply that refuses the content as it is so far, or None."""
+        cdef Unstuffer content = self._unstuffer
+        if content.length > self.limits.message_size:
+            return self._too_large()
+        if max(content.header_length, 0 if content.header_length else content.length) > self.limits.header_size:
+            return b"552 5.3.4 Header larger than %d octets\r\n" % self.limits.header_size
+        if content.bare and not content.repair:
+            return b"550 5.5.2 Bare CR or LF in the message; lines end with CRLF\r\n"
+        if content.nul:
+            return b"550 5.6.0 NUL in the message\r\n"
+        return None
+
+    cdef int _after_content(self) except -1:
+        cdef Unstuffer content = self._unstuffer
+        if content.discard:
+            return 0
+        if self._content_fault() is not None:
+            self._drop_content()
+            content.discard = True
+        elif content.length > self._spill_bytes and content.header_length:
+            self._spill()
+        return 0
+
+    cdef int _spill(self) except -1:
+        """Moves what was collected to the chunks: all of it the first time, later by SPILL_CHUNK."""
+        cdef Envelope envelope = self.envelope
+        cdef bytes chunk
+        if envelope.spilled and self._unstuffer.content.length < SPILL_CHUNK:
+            return 0
+        chunk = self._unstuffer.content.take()
+        if not envelope.spilled:
+            envelope.spilled = True
+            envelope.eight_bit = self._unstuffer.eight_bit
+            envelope.read_header(chunk, self._unstuffer.header_length)
+            envelope.keep_header(chunk)
+        self._chunks.append(chunk)
+        self._chunk_octets += len(chunk)
+        return 0
+
+    cdef int _end_content(self) except -1:
+        """The whole content is here: a message, or the reply that refuses it."""
+        cdef Unstuffer content = self._unstuffer
+        cdef Envelope envelope = self.envelope
+        cdef bytes reply = self._content_fault()
+        self._progress = True
+        if reply is not None:
+            self._phase = COMMAND
+            self._drop_content()
+            self._end_transaction()
+            return self._say(reply)
+        envelope.content_length = content.length
+        envelope.longest_line = content.longest_line
+        envelope.eight_bit = content.eight_bit
+        envelope.repaired = content.bare
+        if not envelope.spilled:
+            envelope.content = content.content.take()
+            envelope.read_header(envelope.content, content.header_length or content.length)
+        elif content.content.length:
+            chunk = content.content.take()
+            self._chunks.append(chunk)
+            self._chunk_octets += len(chunk)
+        self._phase = WAIT
+        self._event_message = True
+        return 0
+
+    cdef void _drop_content(self) noexcept:
+        """Forgets a content that will not be a message; the shell learns of it if it has a part."""
+        self._unstuffer.content.clear()
+        self._chunks.clear()
+        self._chunk_octets = 0
+        if self._spill_taken:
+            self._event_discard = True
+            self._spill_taken = False
+
+    cdef void _end_transaction(self) noexcept:
+        self.envelope = None
+        self._chunking = False
+        self._spill_taken = False
+
+
+cdef bytes _sender_fault(PathFault fault):
+    if fault == PATH_LENGTH:
+        return b"501 5.1.7 Sender address too long\r\n"
+    if fault == PATH_NO_DOMAIN:
+        return b"501 5.1.7 Sender address without a domain\r\n"
+    return b"501 5.1.7 Bad sender address syntax\r\n"
+
+
+cdef bytes _recipient_fault(PathFault fault, const unsigned char* p, Path* path):
+    if fault == PATH_LENGTH:
+        return b"501 5.1.3 Recipient address too long\r\n"
+    if fault == PATH_NO_DOMAIN and same_word(p + path.start, path.length, b"POSTMASTER"):
+        return b"550 5.1.3 No mailboxes here; write postmaster@domain\r\n"
+    if fault == PATH_NO_DOMAIN:
+        return b"501 5.1.3 Recipient address without a domain\r\n"
+    return b"501 5.1.3 Bad recipient address syntax\r\n"
