@@ -86,10 +86,12 @@ cdef class SmtpClient:
 
     # what goes out
     cdef int _queue(self, bytes octets) except -1
+    cdef int _call(self, bytes octets) except -1
     cdef int _ask(self, bytes octets, int state, double now) except -1
+    cdef int _trace_commands(self, bytes octets) except -1
+    cdef int _trace_body(self, Py_ssize_t octets) except -1
     cdef int _await(self, int state, double now) except -1
     cdef double _patience(self, int state) noexcept
-    cdef bytes _group(self, bint mail, Py_ssize_t first, Py_ssize_t last, int body)
     cdef int _send_envelope(self, double now) except -1
     cdef int _send_body(self, double now) except -1
     cdef int _body_out(self, bint last, double now) except -1
@@ -97,6 +99,7 @@ cdef class SmtpClient:
 
     # what comes in
     cdef int _on_reply(self, Reply reply, double now) except -1
+    cdef int _trace_reply(self, Reply reply) except -1
     cdef int _on_greeting(self, Reply reply, double now) except -1
     cdef int _on_hello(self, Reply reply, double now) except -1
     cdef int _on_mail(self, Reply reply, double now) except -1
@@ -109,7 +112,6 @@ cdef class SmtpClient:
     cdef int _on_shutdown(self, Reply reply) except -1
 
     # how it ends
-    cdef bint _fits(self, Transaction tx) except -1
     cdef int _ready(self) noexcept
     cdef int _done(self, int stage) except -1
     cdef int _finish(self, int stage, bint clean, double now) except -1

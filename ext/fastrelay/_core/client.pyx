@@ -24,15 +24,13 @@ by one, which cannot be told from a right order when all are 2xx. A server that 
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE
 from libc.math cimport INFINITY
-from libc.stdio cimport snprintf
-from libc.string cimport memcpy
 
 from fastrelay._core.transaction cimport (
-    ERROR_CLOSED, ERROR_LOCAL_ABORT, ERROR_NO_8BITMIME, ERROR_NO_SMTPUTF8, ERROR_NONE, ERROR_PROTOCOL, ERROR_SIZE,
-    ERROR_TIMEOUT, STAGE_BODY, STAGE_DATA, STAGE_FINAL, STAGE_MAIL, STAGE_NONE, STAGE_RCPT,
+    BDAT_LAST, DATA_COMMAND, ERROR_CLOSED, ERROR_LOCAL_ABORT, ERROR_NONE, ERROR_PROTOCOL, ERROR_TIMEOUT, NO_BODY,
+    STAGE_BODY, STAGE_DATA, STAGE_FINAL, STAGE_MAIL, STAGE_NONE, STAGE_RCPT, command_group, fits, look,
 )
 
 from fastrelay._core import transaction as _nouns
@@ -46,44 +44,15 @@ cdef tuple WORDS = ("the greeting", "the reply to EHLO", "the reply to HELO", "n
                     "the reply to RCPT", "the reply to DATA", "the body", "the reply to the message",
                     "the reply to RSET", "the reply to QUIT", "nothing")
 
-# RFC 3463 codes for failures that no reply came with, by ErrorKind.
-cdef tuple STATUS = (None, "4.4.2", "4.4.2", "4.5.0", "5.6.3", "5.6.7", "5.3.4", "4.3.0")
-
-cdef enum:
-    NO_BODY = 0
-    DATA_COMMAND = 1
-    BDAT_LAST = 2       # the command and the prefix; the content follows uncopied
-
-
-cdef inline char* _put(char* at, bytes octets) noexcept:
-    memcpy(at, PyBytes_AS_STRING(octets), PyBytes_GET_SIZE(octets))
-    return at + PyBytes_GET_SIZE(octets)
-
-
-cdef inline char* _puts(char* at, const char* octets, Py_ssize_t n) noexcept:
-    memcpy(at, octets, n)
-    return at + n
-
-
-cdef int _look(bytes field) noexcept:
-    """0 plain, 1 has octets above 127, 2 has a control character and must never be put on a line."""
-    cdef const unsigned char* octets = <const unsigned char*>PyBytes_AS_STRING(field)
-    cdef Py_ssize_t i
-    cdef int found = 0
-    for i in range(PyBytes_GET_SIZE(field)):
-        if octets[i] < 32 or octets[i] == 127:
-            return 2
-        found |= octets[i] >> 7
-    return found
 
 
 @cython.final
 cdef class SmtpClient:
     """One SMTP session. See the top of the file for the protocol between it and its shell."""
 
-    def __init__(self, bytes ehlo_name not None, double now=0.0, *, bint allow_pipelining=True,
+    def __init__(self, bytes ehlo_name not None, double now, *, bint allow_pipelining=True,
                  bint allow_chunking=True, Timeouts timeouts=None, object trace=None):
-        if not ehlo_name or _look(ehlo_name) != 0 or b" " in ehlo_name:
+        if not ehlo_name or look(ehlo_name) != 0 or b" " in ehlo_name:
             raise ValueError("the EHLO name must be a host name or an address literal")
         self._ehlo_name = ehlo_name
         self._allow_pipelining = allow_pipelining
@@ -123,8 +92,7 @@ cdef class SmtpClient:
         tx.start()
         self._events &= ~(1 << EVENT_READY)
         self.finished = None
-        if not self._fits(tx):
-            tx.error_status = STATUS[tx.error_kind] if tx.error_status is None else tx.error_status
+        if not fits(tx, self.capabilities):
             self.finished = tx
             self._events |= (1 << EVENT_DONE) | (1 << EVENT_READY)
             return 0
@@ -141,6 +109,7 @@ cdef class SmtpClient:
             return False
         self._wanted = False
         if not self._bdat:
+            self._trace_body(n)
             self._queue(self._stuffer.feed(octets))
             if last:
                 self._queue(self._stuffer.finish())
@@ -152,9 +121,10 @@ cdef class SmtpClient:
             if self._prefix_due:
                 self._prefix_due = False
                 n += PyBytes_GET_SIZE(tx.prefix)
-                self._queue(b"BDAT %d%s\r\n%s" % (n, b" LAST" if last else b"", tx.prefix))
+                self._call(b"BDAT %d%s\r\n%s" % (n, b" LAST" if last else b"", tx.prefix))
             else:
-                self._queue(b"BDAT %d%s\r\n" % (n, b" LAST" if last else b""))
+                self._call(b"BDAT %d%s\r\n" % (n, b" LAST" if last else b""))
+            self._trace_body(n)
             self._queue(octets)
         self._body_out(last, now)
         return True
@@ -166,9 +136,7 @@ cdef class SmtpClient:
             return 0
         if self.state != STATE_BODY or not self._bdat:
             return self._fail(ERROR_LOCAL_ABORT, "the content could not be read to its end")
-        tx.error_kind = ERROR_LOCAL_ABORT
-        tx.error_status = STATUS[ERROR_LOCAL_ABORT]
-        tx.error = "the content could not be read to its end"
+        tx.fail(ERROR_LOCAL_ABORT, "the content could not be read to its end", None)
         self._refused_chunk = True
         self._events &= ~(1 << EVENT_NEED_BODY)
         return self._finish(STAGE_BODY, False, now) if self._chunks == 0 else 0
@@ -246,12 +214,30 @@ cdef class SmtpClient:
 
     cdef int _ask(self, bytes octets, int state, double now) except -1:
         """Queue commands when no reply is outstanding, and wait for the first of their replies."""
-        self._out.append(octets)
-        if self.trace is not None:
-            for line in octets.splitlines():
-                self.trace(">", line)
+        self._call(octets)
         self._asked = True
         return self._await(state, now)
+
+    cdef int _call(self, bytes octets) except -1:
+        """Queue commands."""
+        self._out.append(octets)
+        if self.trace is not None:
+            self._trace_commands(octets)
+        return 0
+
+    cdef int _trace_commands(self, bytes octets) except -1:
+        """Show command lines; a prefix behind BDAT is body and is counted by _body_out."""
+        for line in octets.split(b"\r\n"):
+            if line:
+                self.trace(">", line)
+            if line[:5] == b"BDAT ":
+                break
+        return 0
+
+    cdef int _trace_body(self, Py_ssize_t octets) except -1:
+        if self.trace is not None and octets:
+            self.trace("-", b"%d octets of the message" % octets)
+        return 0
 
     cdef int _await(self, int state, double now) except -1:
         self.state = state
@@ -283,59 +269,6 @@ cdef class SmtpClient:
             return timeouts.quit
         return INFINITY
 
-    cdef bytes _group(self, bint mail, Py_ssize_t first, Py_ssize_t last, int body):
-        """MAIL (if asked for), the RCPTs from first to last, and the command for the body, as one bytes object."""
-        cdef Transaction tx = self._tx
-        cdef Capabilities offered = self.capabilities
-        cdef char[32] size
-        cdef char[40] bdat
-        cdef int size_length = 0, bdat_length = 0
-        cdef bint eight = tx.eight_bit or tx.utf8_header
-        cdef bint utf8 = tx.utf8_address or tx.utf8_header
-        cdef Py_ssize_t i, total = 0
-        cdef bytes group, parameters
-        cdef char* at
-        if mail:
-            if offered.size:
-                size_length = snprintf(size, 32, " SIZE=%lld", <long long>tx.size)
-            total = 14 + PyBytes_GET_SIZE(tx.reverse_path) + size_length + (14 if eight else 0) + (9 if utf8 else 0)
-            if offered.dsn:
-                total += PyBytes_GET_SIZE(tx.mail_parameters)
-        for i in range(first, last):
-            total += 12 + PyBytes_GET_SIZE(<bytes>tx.recipients[i])
-            if offered.dsn and tx.recipient_parameters is not None and tx.recipient_parameters[i] is not None:
-                total += PyBytes_GET_SIZE(<bytes>tx.recipient_parameters[i])
-        if body == DATA_COMMAND:
-            total += 6
-        elif body == BDAT_LAST:
-            bdat_length = snprintf(bdat, 40, "BDAT %lld LAST\r\n",
-                                   <long long>(PyBytes_GET_SIZE(tx.prefix) + PyBytes_GET_SIZE(tx.content)))
-            total += bdat_length + PyBytes_GET_SIZE(tx.prefix)
-        group = PyBytes_FromStringAndSize(NULL, total)
-        at = PyBytes_AS_STRING(group)
-        if mail:
-            at = _put(_puts(at, "MAIL FROM:<", 11), tx.reverse_path)
-            at = _puts(_puts(at, ">", 1), size, size_length)
-            if eight:
-                at = _puts(at, " BODY=8BITMIME", 14)
-            if utf8:
-                at = _puts(at, " SMTPUTF8", 9)
-            if offered.dsn:
-                at = _put(at, tx.mail_parameters)
-            at = _puts(at, "\r\n", 2)
-        for i in range(first, last):
-            at = _puts(_put(_puts(at, "RCPT TO:<", 9), <bytes>tx.recipients[i]), ">", 1)
-            if offered.dsn and tx.recipient_parameters is not None:
-                parameters = tx.recipient_parameters[i]
-                if parameters is not None:
-                    at = _put(at, parameters)
-            at = _puts(at, "\r\n", 2)
-        if body == DATA_COMMAND:
-            at = _puts(at, "DATA\r\n", 6)
-        elif body == BDAT_LAST:
-            at = _put(_puts(at, bdat, bdat_length), tx.prefix)
-        return group
-
     cdef int _send_envelope(self, double now) except -1:
         cdef Transaction tx = self._tx
         cdef Py_ssize_t n = PyList_GET_SIZE(tx.recipients)
@@ -349,18 +282,19 @@ cdef class SmtpClient:
         if not (self.capabilities.pipelining and self._allow_pipelining):
             self._sent = 0
             self._body_sent = False
-            return self._ask(self._group(True, 0, 0, NO_BODY), STATE_MAIL, now)
+            return self._ask(command_group(tx, self.capabilities, True, 0, 0, NO_BODY), STATE_MAIL, now)
         self._sent = n
         self._body_sent = not self._bdat
         if not self._bdat:
-            return self._ask(self._group(True, 0, n, DATA_COMMAND), STATE_MAIL, now)
+            return self._ask(command_group(tx, self.capabilities, True, 0, n, DATA_COMMAND), STATE_MAIL, now)
         if tx.content is None or PyBytes_GET_SIZE(tx.content) + PyBytes_GET_SIZE(tx.prefix) > SMALL_BODY:
-            return self._ask(self._group(True, 0, n, NO_BODY), STATE_MAIL, now)
+            return self._ask(command_group(tx, self.capabilities, True, 0, n, NO_BODY), STATE_MAIL, now)
         self._body_sent = True
         self._chunks = 1
         self._last_chunk = True
         self._body_queued = 2
-        self._ask(self._group(True, 0, n, BDAT_LAST), STATE_MAIL, now)
+        self._ask(command_group(tx, self.capabilities, True, 0, n, BDAT_LAST), STATE_MAIL, now)
+        self._trace_body(tx.size)
         return self._queue(tx.content)
 
     cdef int _send_body(self, double now) except -1:
@@ -375,12 +309,14 @@ cdef class SmtpClient:
                 return self._want_body()
             self._chunks = 1
             self._last_chunk = True
-            self._queue(self._group(False, 0, 0, BDAT_LAST))
+            self._call(command_group(tx, self.capabilities, False, 0, 0, BDAT_LAST))
+            self._trace_body(tx.size)
             self._queue(tx.content)
             return self._body_out(True, now)
         if self._stuffer is None:
             self._stuffer = Stuffer()
         self._stuffer.reset()
+        self._trace_body(PyBytes_GET_SIZE(tx.prefix) if tx.content is None else tx.size)
         self._queue(self._stuffer.feed(tx.prefix))
         if tx.content is None:
             return self._body_out(False, now)
@@ -416,8 +352,7 @@ cdef class SmtpClient:
         cdef int state = self.state
         self.last_reply = reply
         if self.trace is not None:
-            for line in reply.text.split(b"\n"):
-                self.trace("<", b"%d %s" % (reply.code, line))
+            self._trace_reply(reply)
         if reply.code == 421:
             return self._on_shutdown(reply)
         if self._asked or self._stale:
@@ -441,6 +376,13 @@ cdef class SmtpClient:
         if state == STATE_QUIT:
             return self._close()
         return self._unexpected(reply)
+
+    cdef int _trace_reply(self, Reply reply) except -1:
+        cdef list lines = reply.text.split(b"\n")
+        cdef Py_ssize_t i
+        for i in range(len(lines)):
+            self.trace("<", b"%d%s%s" % (reply.code, b" " if i + 1 == len(lines) else b"-", lines[i]))
+        return 0
 
     cdef int _on_greeting(self, Reply reply, double now) except -1:
         if reply.code // 100 == 3:
@@ -475,7 +417,7 @@ cdef class SmtpClient:
         if self._mail_refused:
             return self._finish(STAGE_MAIL, False, now)
         self._sent = 1
-        return self._ask(self._group(False, 0, 1, NO_BODY), STATE_RCPT, now)
+        return self._ask(command_group(self._tx, self.capabilities, False, 0, 1, NO_BODY), STATE_RCPT, now)
 
     cdef int _on_rcpt(self, Reply reply, double now) except -1:
         cdef int digit = reply.code // 100
@@ -488,7 +430,8 @@ cdef class SmtpClient:
             return self._await(STATE_RCPT, now)
         if self._sent < self._recipients:
             self._sent += 1
-            return self._ask(self._group(False, self._sent - 1, self._sent, NO_BODY), STATE_RCPT, now)
+            return self._ask(
+                command_group(self._tx, self.capabilities, False, self._sent - 1, self._sent, NO_BODY), STATE_RCPT, now)
         return self._on_envelope(now)
 
     cdef int _on_envelope(self, double now) except -1:
@@ -580,35 +523,6 @@ cdef class SmtpClient:
 
     # ---- how it ends
 
-    cdef bint _fits(self, Transaction tx) except -1:
-        """False when this server cannot take it; tx.error_kind says why. What must be declared is declared."""
-        cdef Capabilities offered = self.capabilities
-        cdef Py_ssize_t i
-        cdef int seen = _look(tx.reverse_path) | (_look(tx.mail_parameters) & 2)
-        for i in range(PyList_GET_SIZE(tx.recipients)):
-            seen |= _look(<bytes?>tx.recipients[i])
-            if tx.recipient_parameters is not None and tx.recipient_parameters[i] is not None:
-                seen |= _look(<bytes?>tx.recipient_parameters[i]) & 2
-        if seen & 2:
-            tx.error_kind = ERROR_LOCAL_ABORT
-            tx.error = "an address or parameter holds a control character"
-            tx.error_status = "5.1.3"
-        elif offered.size_limit and tx.size > offered.size_limit:
-            tx.error_kind = ERROR_SIZE
-            tx.error = f"the message has {tx.size} octets, the server takes {offered.size_limit}"
-        elif (seen or tx.utf8_address or tx.utf8_header) and not (offered.smtputf8 and offered.eight_bit_mime):
-            tx.error_kind = ERROR_NO_SMTPUTF8
-            tx.error = "the server does not offer SMTPUTF8"
-            tx.error_status = "5.6.7" if seen or tx.utf8_address else "5.6.9"
-        elif tx.eight_bit and not offered.eight_bit_mime:
-            tx.error_kind = ERROR_NO_8BITMIME
-            tx.error = "the message has 8-bit octets and the server does not offer 8BITMIME"
-        else:
-            if seen:
-                tx.utf8_address = True
-            return True
-        return False
-
     cdef int _ready(self) noexcept:
         self.state = STATE_READY
         self.deadline = INFINITY
@@ -636,7 +550,7 @@ cdef class SmtpClient:
         self._close()
         self._events |= 1 << EVENT_GREETING_REFUSED
         if reply.code != 521 and reply.code != 421:
-            self._queue(b"QUIT\r\n")
+            self._call(b"QUIT\r\n")
         return 0
 
     cdef int _close(self) except -1:
@@ -659,9 +573,7 @@ cdef class SmtpClient:
             self.error = words
         if tx is not None:
             if tx.error_kind == ERROR_NONE:
-                tx.error_kind = kind
-                tx.error = words
-                tx.error_status = STATUS[kind]
+                tx.fail(kind, words, None)
             self._done(STAGE_NONE if self.state == STATE_READY else self.state - STATE_READY)
         return self._close()
 

@@ -11,6 +11,7 @@ cdef enum:
 cdef class Reply:
     cdef readonly int code       # 200..599
     cdef readonly bytes text     # text of the lines joined by LF, without codes, bounded
+    cdef str enhanced_status(self)    # the property `enhanced`
     cpdef str text_for_log(self)
 
 

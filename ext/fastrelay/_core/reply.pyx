@@ -16,6 +16,7 @@ Known faults: a server that ends lines with a bare LF is refused, although most 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from cpython.unicode cimport PyUnicode_DecodeASCII
 from libc.string cimport memchr, memcmp, memcpy
 
 cdef enum:
@@ -52,18 +53,46 @@ cdef class Reply:
     @property
     def enhanced(self):
         """The enhanced status code as "x.y.z", or None: absent, or its class belies the reply code (RFC 2034)."""
-        cdef bytes first = self.text.split(b" ", 1)[0].split(b"\n", 1)[0]
-        fields = first.split(b".")
-        if len(fields) != 3 or not all(field.isdigit() and len(field) <= 3 for field in fields):
-            return None
-        if fields[0] != b"%d" % (self.code // 100):
-            return None
-        return first.decode("ascii")
+        return self.enhanced_status()
+
+    cdef str enhanced_status(self):
+        cdef const unsigned char* text = <const unsigned char*>PyBytes_AS_STRING(self.text)
+        cdef Py_ssize_t n = PyBytes_GET_SIZE(self.text), i = 0
+        cdef int fields = 0, digits = 0
+        # The octet behind the last one of a bytes object is NUL, so text[n] may be looked at.
+        while i <= n:
+            if i < n and c"0" <= text[i] <= c"9" and digits < 3:
+                digits += 1
+            elif digits == 0:
+                return None
+            elif i < n and text[i] == c"." and fields < 2:
+                if fields == 0 and (digits != 1 or text[0] - 48 != self.code // 100):
+                    return None
+                fields += 1
+                digits = 0
+            elif fields == 2 and (i == n or text[i] == c" " or text[i] == c"\n"):
+                return PyUnicode_DecodeASCII(<const char*>text, i, NULL)
+            else:
+                return None
+            i += 1
+        return None
 
     cpdef str text_for_log(self):
         """Code and text on one line, at most REPLY_TEXT_LIMIT octets of text, nothing in it that moves a cursor."""
-        text = self.text[:REPLY_TEXT_LIMIT].decode("utf-8", "backslashreplace").translate(_UNSAFE)
-        return f"{self.code} {text}" if text else str(self.code)
+        cdef const unsigned char* text = <const unsigned char*>PyBytes_AS_STRING(self.text)
+        cdef Py_ssize_t n = min(PyBytes_GET_SIZE(self.text), <Py_ssize_t>REPLY_TEXT_LIMIT), i
+        cdef char[REPLY_TEXT_LIMIT + 4] line
+        if n == 0:
+            return str(self.code)
+        line[0] = 48 + self.code // 100
+        line[1] = 48 + self.code // 10 % 10
+        line[2] = 48 + self.code % 10
+        line[3] = c" "
+        for i in range(n):
+            if not 32 <= text[i] < 127 and text[i] != c"\n":
+                return f"{self.code} {self.text[:n].decode('utf-8', 'backslashreplace').translate(_UNSAFE)}"
+            line[4 + i] = text[i] if text[i] != c"\n" else c" "
+        return PyUnicode_DecodeASCII(line, n + 4, NULL)
 
     def __eq__(self, other):
         if not isinstance(other, Reply):

@@ -25,6 +25,12 @@ cpdef enum ErrorKind:
     ERROR_LOCAL_ABORT = 7    # our side gave up
 
 
+cdef enum:
+    NO_BODY = 0
+    DATA_COMMAND = 1
+    BDAT_LAST = 2        # the command and the prefix; the content follows uncopied
+
+
 cdef class Timeouts:
     cdef public double greeting, ehlo, mail, rcpt, data, envelope, block, body, body_rate, final, rset, quit
 
@@ -57,5 +63,11 @@ cdef class Transaction:
     cdef public Reply final_reply
     cdef public bint body_began, body_complete, all_delivered
     cdef int start(self) except -1
+    cdef int fail(self, int kind, str words, str status) except -1
     cpdef Reply reply_for(self, Py_ssize_t recipient)
     cpdef bint may_have_arrived(self, Py_ssize_t recipient) except -1
+
+
+cdef int look(object field) except -1
+cdef bint fits(Transaction tx, Capabilities offered) except -1
+cdef bytes command_group(Transaction tx, Capabilities offered, bint mail, Py_ssize_t first, Py_ssize_t last, int body)

@@ -5,7 +5,14 @@ Known faults: none.
 """
 
 cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_SIZE
+from libc.stdio cimport snprintf
+from libc.string cimport memcpy
+
+# RFC 3463 codes for failures that no reply came with, by ErrorKind.
+cdef tuple STATUS = (None, "4.4.2", "4.4.2", "4.5.0", "5.6.3", "5.6.7", "5.3.4", "4.3.0")
+
 
 cdef int64_t SIZE_CEILING = 1 << 62
 
@@ -144,6 +151,8 @@ cdef class Transaction:
         """Forget the results of an earlier try. Raises ValueError for a transaction that cannot be sent at all."""
         if self.recipients is None or PyList_GET_SIZE(self.recipients) == 0:
             raise ValueError("a mail transaction needs a recipient")
+        if self.prefix is None:
+            raise ValueError("the prefix of a message is bytes, empty when there is none")
         if self.recipient_parameters is not None and len(self.recipient_parameters) != len(self.recipients):
             raise ValueError("recipient_parameters must have one entry for each recipient")
         self.stage = STAGE_NONE
@@ -154,6 +163,13 @@ cdef class Transaction:
         self.final_reply = None
         self.recipient_replies = [None] * PyList_GET_SIZE(self.recipients)
         self.body_began = self.body_complete = self.all_delivered = False
+        return 0
+
+    cdef int fail(self, int kind, str words, str status) except -1:
+        """Say why there is no reply; `status` None is the usual code for the kind."""
+        self.error_kind = kind
+        self.error = words
+        self.error_status = STATUS[kind] if status is None else status
         return 0
 
     cpdef Reply reply_for(self, Py_ssize_t recipient):
@@ -171,3 +187,106 @@ cdef class Transaction:
         return self.body_complete and self.reply_for(recipient) is None
 
 
+cdef inline char* _put(char* at, bytes octets) noexcept:
+    memcpy(at, PyBytes_AS_STRING(octets), PyBytes_GET_SIZE(octets))
+    return at + PyBytes_GET_SIZE(octets)
+
+
+cdef inline char* _puts(char* at, const char* octets, Py_ssize_t n) noexcept:
+    memcpy(at, octets, n)
+    return at + n
+
+
+cdef int look(object field) except -1:
+    """0 plain, 1 has octets above 127, 2 has a control character and must never be put on a line."""
+    if type(field) is not bytes:
+        raise TypeError(f"addresses and parameters are bytes, not {type(field).__name__}")
+    cdef const unsigned char* octets = <const unsigned char*>PyBytes_AS_STRING(field)
+    cdef Py_ssize_t i
+    cdef int found = 0
+    for i in range(PyBytes_GET_SIZE(field)):
+        if octets[i] < 32 or octets[i] == 127:
+            return 2
+        found |= octets[i] >> 7
+    return found
+
+
+cdef bint fits(Transaction tx, Capabilities offered) except -1:
+    """False when this server cannot take it; tx.error_kind says why. What must be declared is declared."""
+    cdef Py_ssize_t i
+    cdef int seen = look(tx.reverse_path) | (look(tx.mail_parameters) & 2)
+    for i in range(PyList_GET_SIZE(tx.recipients)):
+        seen |= look(tx.recipients[i])
+        if tx.recipient_parameters is not None and tx.recipient_parameters[i] is not None:
+            seen |= look(tx.recipient_parameters[i]) & 2
+    if seen & 2:
+        tx.fail(ERROR_LOCAL_ABORT, "an address or parameter holds a control character", "5.1.3")
+    elif offered.size_limit and tx.size > offered.size_limit:
+        tx.fail(ERROR_SIZE, f"the message has {tx.size} octets, the server takes {offered.size_limit}", None)
+    elif (seen or tx.utf8_address or tx.utf8_header) and not (offered.smtputf8 and offered.eight_bit_mime):
+        tx.fail(ERROR_NO_SMTPUTF8, "the server does not offer SMTPUTF8",
+                "5.6.7" if seen or tx.utf8_address else "5.6.9")
+    elif tx.eight_bit and not offered.eight_bit_mime:
+        tx.fail(ERROR_NO_8BITMIME, "the message has 8-bit octets and the server does not offer 8BITMIME", None)
+    else:
+        if seen:
+            tx.utf8_address = True
+        return True
+    return False
+
+
+cdef bytes command_group(
+    Transaction tx, Capabilities offered, bint mail, Py_ssize_t first, Py_ssize_t last, int body
+):
+    """MAIL (if asked for), the RCPTs from first to last, and the command for the body, as one bytes object.
+
+    Two passes over the same fields, the first to count: nothing may run between them. `fits` has seen their types.
+    """
+    cdef char[32] size
+    cdef char[40] bdat
+    cdef int size_length = 0, bdat_length = 0
+    cdef bint eight = tx.eight_bit or tx.utf8_header
+    cdef bint utf8 = tx.utf8_address or tx.utf8_header
+    cdef Py_ssize_t i, total = 0
+    cdef bytes group, parameters
+    cdef char* at
+    if mail:
+        if offered.size:
+            size_length = snprintf(size, 32, " SIZE=%lld", <long long>tx.size)
+        total = 14 + PyBytes_GET_SIZE(tx.reverse_path) + size_length + (14 if eight else 0) + (9 if utf8 else 0)
+        if offered.dsn:
+            total += PyBytes_GET_SIZE(tx.mail_parameters)
+    for i in range(first, last):
+        total += 12 + PyBytes_GET_SIZE(<bytes>tx.recipients[i])
+        if offered.dsn and tx.recipient_parameters is not None and tx.recipient_parameters[i] is not None:
+            total += PyBytes_GET_SIZE(<bytes>tx.recipient_parameters[i])
+    if body == DATA_COMMAND:
+        total += 6
+    elif body == BDAT_LAST:
+        bdat_length = snprintf(bdat, 40, "BDAT %lld LAST\r\n",
+                               <long long>(PyBytes_GET_SIZE(tx.prefix) + PyBytes_GET_SIZE(tx.content)))
+        total += bdat_length + PyBytes_GET_SIZE(tx.prefix)
+    group = PyBytes_FromStringAndSize(NULL, total)
+    at = PyBytes_AS_STRING(group)
+    if mail:
+        at = _put(_puts(at, "MAIL FROM:<", 11), tx.reverse_path)
+        at = _puts(_puts(at, ">", 1), size, size_length)
+        if eight:
+            at = _puts(at, " BODY=8BITMIME", 14)
+        if utf8:
+            at = _puts(at, " SMTPUTF8", 9)
+        if offered.dsn:
+            at = _put(at, tx.mail_parameters)
+        at = _puts(at, "\r\n", 2)
+    for i in range(first, last):
+        at = _puts(_put(_puts(at, "RCPT TO:<", 9), <bytes>tx.recipients[i]), ">", 1)
+        if offered.dsn and tx.recipient_parameters is not None:
+            parameters = tx.recipient_parameters[i]
+            if parameters is not None:
+                at = _put(at, parameters)
+        at = _puts(at, "\r\n", 2)
+    if body == DATA_COMMAND:
+        at = _puts(at, "DATA\r\n", 6)
+    elif body == BDAT_LAST:
+        at = _put(_puts(at, bdat, bdat_length), tx.prefix)
+    return group
