@@ -74,6 +74,8 @@ class MxHosts:
         self.most_open = 0
         self.deferred = 0  # 4xx replies to RCPT or the final dot
         self.refused = 0  # 5xx replies to RCPT
+        self.deferred_by_provider: dict[str, int] = {}
+        self.refused_by_provider: dict[str, int] = {}
         self.overlong = 0  # messages with a line beyond 998 octets: the submitter's doing, so no violation
         self.by_client: dict[str, int] = {}  # messages by the client's address
         self._servers: list[asyncio.Server] = []
@@ -124,6 +126,15 @@ class MxHosts:
         times = self._refusals.get((kind, recipient), 0)
         self._refusals[kind, recipient] = times + 1
         return times
+
+    def count_refusal(self, reply: bytes, provider: str) -> None:
+        """Count a 4xx or 5xx to a recipient or message."""
+        if reply[:1] == b"5":
+            self.refused += 1
+            self.refused_by_provider[provider] = self.refused_by_provider.get(provider, 0) + 1
+        else:
+            self.deferred += 1
+            self.deferred_by_provider[provider] = self.deferred_by_provider.get(provider, 0) + 1
 
     def greylisted(self, client: str, reverse_path: bytes, recipient: bytes, seconds: float, now: float) -> bool:
         """Whether this triplet must still wait. ``now`` is the event loop's time."""
@@ -316,10 +327,7 @@ class _Session(asyncio.Protocol):
             self._recipients.append(recipient)
             self._say(b"250 2.1.5 OK\r\n")
             return
-        if refusal[:1] == b"5":
-            self._hosts.refused += 1
-        else:
-            self._hosts.deferred += 1
+        self._hosts.count_refusal(refusal, self._provider)
         self._say(refusal)
 
     def _refusal(self, recipient: bytes) -> bytes | None:
@@ -437,7 +445,7 @@ class _Session(asyncio.Protocol):
             and permille_of(first, b"final") < behaviour.final_tempfail_permille
             and hosts.refusals_so_far(b"final", first) < behaviour.tempfail_times
         ):
-            hosts.deferred += 1
+            hosts.count_refusal(b"451", self._provider)
             self._say(b"451 4.3.0 Cannot store that now\r\n")
         else:
             hosts.account.add(self._recipients, content, self._provider)
