@@ -177,7 +177,7 @@ class Demonstration:
             "hostname": "mta1.demo.example",
             "state_dir": "./state",
             "workers": self.workers,
-            "listeners": {"smtp": [{"bind": f"{self._smtp[0]}:{self._smtp[1]}"}]},
+            "listeners": {"smtp": [{"bind": self.smtp}]},
             "relay_networks": ["127.0.0.0/8"],
             "sources": [
                 {"name": name, "address": address, "ehlo": f"{name}.mta1.demo.example"}
@@ -189,6 +189,11 @@ class Demonstration:
             "retry": {"first": "2s", "factor": 1.5, "max": "10s", "expire": "10m", "jitter": "10%"},
             "spool": {"reserve": "64MiB", "ballast": "16MiB"},
         }
+
+    @property
+    def smtp(self) -> str:
+        """Where the relay takes mail."""
+        return f"{self._smtp[0]}:{self._smtp[1]}"
 
     @property
     def config_path(self) -> Path:
