@@ -1,0 +1,75 @@
+"""The spool of one worker: what ingest and settle call, all of it on the loop thread and never waiting for the disk."""
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from fastrelay._core.committer cimport fr_batch, fr_committer, fr_op
+from fastrelay._core.lmdb cimport MDB_cursor, MDB_txn, MDB_val, Environment
+
+
+cdef class Spool:
+    cdef fr_committer* _c
+    cdef fr_batch* _open               # collects
+    cdef fr_batch* _running            # at the committer
+    cdef fr_batch* _failed             # settles that did not get through; before anything else
+    cdef fr_batch* _spare
+    cdef readonly Environment environment
+    cdef readonly str path
+    cdef readonly str tag              # six base32 characters, made with the folder
+    cdef bytes _event_head
+    cdef object _loop, _on_commit, _submit_call
+    cdef readonly object options
+    cdef bint _scheduled, _watching
+    cdef readonly bint closed
+    cdef uint64_t _next_id, _next_event
+    cdef list _counters                # as of the last commit
+    cdef dict _files                   # segment id -> descriptor for reading
+    cdef dict _pins                    # segment id -> reads under way
+    cdef list _emptied                 # segments to be removed once their reads are over
+    cdef dict _refusals                # reason -> reply
+    cdef object _retry_timer
+    cdef public bint accepting         # False: no message may be accepted, `refusal` is the reply
+    cdef public str refusal
+    cdef public bint settle_blocked    # True: no transaction may start
+    cdef readonly str unhealthy        # why, for people; "" when all is well
+
+    cpdef uint64_t next_id(self) noexcept
+    cpdef int put_message(self, uint64_t msgid, bytes record, bytes content, object cookie) except -1
+    cpdef int put_message_file(self, uint64_t msgid, bytes record, object large_file, object cookie) except -1
+    cpdef int put_state(self, uint64_t msgid, bytes state, object cookie) except -1
+    cpdef int delete_message(self, uint64_t msgid, object cookie) except -1
+    cpdef int move_content(self, uint64_t msgid, uint32_t segment, uint64_t offset, bytes content, object cookie) except -1
+    cpdef int put_meta(self, bytes key, bytes value, object cookie) except -1
+    cpdef int count(self, int outcome, int64_t n) noexcept
+    cpdef uint64_t add_event(self, bytes line) except? 0
+    cpdef uint64_t add_accept_event(self, bytes line) except? 0
+    cpdef bytes get_record(self, uint64_t msgid)
+    cpdef bytes get_state(self, uint64_t msgid)
+    cpdef bytes read_content(self, bytes record, uint64_t msgid=*)
+
+    cdef fr_op* _op(self, int kind, uint64_t msgid, object cookie) except NULL
+    cdef int _schedule(self) except -1
+    cdef int _may_accept(self, bytes record) except -1
+    cdef uint64_t _event(self, bytes line, int of_accept) except? 0
+    cdef bytes _get(self, str database, uint64_t msgid)
+    cdef int _file(self, uint32_t segment) except -1
+    cdef int _take_cookies(self, fr_batch* batch, list accepted, list settled) except -1
+    cdef int _keep_settles(self, fr_batch* batch, list accepted) except -1
+    cdef int _release(self, fr_op* op, bint committed) except -1
+
+
+cdef class Scan:
+    cdef Spool _spool
+    cdef MDB_txn* _txn
+    cdef MDB_cursor* _messages
+    cdef MDB_cursor* _states
+    cdef MDB_val _message_key, _message_value, _state_key, _state_value
+    cdef bint _state_there, _positioned
+    cdef uint64_t msgid                # of the message next() came to
+    cdef const char* record            # valid until the next call
+    cdef size_t record_length
+    cdef const char* state             # NULL: it has none
+    cdef size_t state_length
+
+    cdef bint next(self) except -1 nogil
+    cpdef int renew(self) except -1
+    cpdef int close(self) except -1

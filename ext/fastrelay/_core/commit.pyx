@@ -1,0 +1,844 @@
+"""The spool of one worker: group commit of content and records, and reading them back.
+
+What it is: operations (messages, states, deletions, counts, event lines) collect in an open batch on the loop thread; the committer
+(committer.h), a thread that never needs the interpreter, makes one batch after the other durable; the loop is told by an eventfd and
+calls `on_commit`. While one batch is at the committer the next one collects: the slower the disk, the larger the groups.
+
+Why no crash loses or repeats anything. Steps of one batch, and what is found after a crash right behind each:
+
+    | step                                   | found at the next start                                                     |
+    |----------------------------------------|-----------------------------------------------------------------------------|
+    | operations in the open batch           | nothing; no 250 was sent, no outcome was reported                           |
+    | content appended to the segment        | a tail no record points to: garbage, goes with its segment                  |
+    | segment synced (fdatasync)             | the same                                                                    |
+    | LMDB transaction filled                | the same; LMDB shows the transaction before                                 |
+    | its pages synced, meta page not        | the same                                                                    |
+    | meta page synced: committed            | all of the batch: its content was synced before. The client that had no 250 |
+    |                                        | yet sends it again, as SMTP has it (RFC 5321 section 4.2.5)                 |
+    | event lines appended to the log        | the rows are still there: the lines are written again, same keys            |
+    | loop told: 250, outcomes               | all of it                                                                   |
+    | log synced, rows taken out by a later  | all of it; a row goes only in a commit after the sync of its line           |
+    | batch                                  |                                                                             |
+    | segment or file removed                | nothing pointed to it in the commit before. A removal that was forgotten is |
+    |                                        | made at the next start                                                      |
+
+A failed sync is never taken for done the second time. A segment that failed is given up; its accepts get the error. LMDB writes every
+page of a transaction anew when the transaction is tried again, and the pages of earlier ones were synced. If the write of a meta page
+fails, LMDB refuses service (MDB_PANIC) and nobody knows if the batch is there: the environment is opened anew (lmdb.pyx says why that is
+sound), and the number of its last batch tells.
+
+Known faults: reading records waits for the disk when LMDB's page is not cached.
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
+from libc.errno cimport EAGAIN, EINTR, ENOENT, EOPNOTSUPP, errno
+from libc.stdlib cimport calloc
+from libc.string cimport memcpy, memset, strdup
+from posix.unistd cimport close as close_descriptor
+from posix.unistd cimport read
+
+from fastrelay._core.committer cimport (
+    FR_COUNTERS,
+    FR_DELETE,
+    FR_HEAD,
+    FR_ID_RESERVE,
+    FR_META,
+    FR_MOVE,
+    FR_OWN_FILE,
+    FR_PUT,
+    FR_PUT_FILE,
+    FR_STATE,
+    FR_STEPS,
+    FR_TIMINGS,
+    fr_batch_clear,
+    fr_batch_drop_accept_events,
+    fr_batch_empty,
+    fr_batch_event,
+    fr_batch_free,
+    fr_batch_op,
+    fr_committer_free,
+    fr_committer_new,
+    fr_crc32c,
+    fr_crc_setup,
+    fr_from_key,
+    fr_place,
+    fr_read_place,
+    fr_start,
+    fr_state_row,
+    fr_stop_committer,
+    fr_stop_janitor,
+    fr_submit,
+    fr_take_finished,
+    fr_thread_seconds,
+    fr_to_key,
+    fr_unlink_later,
+    pthread_mutex_lock,
+    pthread_mutex_unlock,
+)
+from fastrelay._core.lmdb cimport (
+    MDB_FIRST,
+    MDB_NEXT,
+    MDB_NOTFOUND,
+    MDB_RDONLY,
+    MDB_SET_RANGE,
+    check,
+    mdb_cursor_close,
+    mdb_cursor_get,
+    mdb_cursor_open,
+    mdb_cursor_renew,
+    mdb_get,
+    mdb_txn_abort,
+    mdb_txn_begin,
+    mdb_txn_renew,
+    mdb_txn_reset,
+)
+
+import os
+import select
+
+cdef extern from "sys/uio.h" nogil:
+    cdef struct iovec:
+        void* iov_base
+        size_t iov_len
+    ssize_t preadv2(int, const iovec*, int, long long, int)
+    int RWF_NOWAIT
+
+fr_crc_setup()
+
+OUTCOMES = ("accepted", "delivered", "failed", "expired", "suppressed", "removed")
+BATCH_OPERATIONS = 65_536           # bounds of the open batch: beyond them put_message refuses with 451
+KEPT_BYTES = 8 << 20                # memory of a batch that is kept for the next one
+OPEN_SEGMENTS = 256                 # descriptors kept for reading
+RETRY_SECONDS = 1.0                 # between attempts after a failed settle
+STEPS = (
+    "none", "segment_open", "folder_sync", "content_write", "content_half", "content_sync", "large_sync", "begin", "put", "commit",
+    "committed", "log_write", "log_half", "done", "log_sync", "unlink",
+)
+
+
+def crc32c(bytes octets, uint32_t before=0):
+    """CRC-32C of octets, going on from `before`."""
+    return fr_crc32c(before, PyBytes_AS_STRING(octets), <size_t>PyBytes_GET_SIZE(octets))
+
+
+def _error(operation, int code, path, *, accept):
+    from fastrelay.spool.errors import SpoolError
+
+    return SpoolError(operation, code, path, accept=accept)
+
+
+def _damaged(path, problem, msgid=0):
+    from fastrelay.spool.errors import DamagedContent
+
+    return DamagedContent(path, problem, msgid)
+
+
+@cython.final
+cdef class Spool:
+    """One spool folder, open. Made by fastrelay.spool.open_spool(), which prepared the folder and the environment.
+
+    loop       call_soon, call_later, add_reader, remove_reader
+    on_commit  called with (cookies, error) when a batch is through: its cookies other than None, in order. Error None: durable.
+               Else a SpoolError: nothing of these is there. Cookies of settles (put_state, delete_message) never get an error: what
+               could not be committed is kept and tried again.
+    """
+
+    def __cinit__(self):
+        self._open = <fr_batch*>calloc(1, sizeof(fr_batch))
+        self._spare = <fr_batch*>calloc(1, sizeof(fr_batch))
+        self._c = NULL
+        self._running = NULL
+        self._failed = NULL
+        if self._open == NULL or self._spare == NULL:
+            raise MemoryError
+
+    def __init__(self, str path, Environment environment, *, loop, on_commit, options):
+        self.path = path
+        self.environment = environment
+        self.options = options
+        self._loop = loop
+        self._on_commit = on_commit
+        self._submit_call = self._submit
+        self._files = {}
+        self._pins = {}
+        self._emptied = []
+        self._refusals = {}
+        self.accepting = True
+        self.refusal = ""
+        self.unhealthy = ""
+        self.tag = environment.get("meta", b"tag").decode("ascii")
+        self._event_head = b'{"key":"' + self.tag.encode() + b"-"
+        self._start()
+
+    def __dealloc__(self):
+        for batch in (<size_t>self._open, <size_t>self._running, <size_t>self._failed, <size_t>self._spare):
+            self._drop(batch)
+        fr_committer_free(self._c)
+        self._c = NULL
+        for descriptor in (self._files or {}).values():
+            close_descriptor(descriptor)
+
+    def _drop(self, size_t address):
+        cdef fr_batch* batch = <fr_batch*>address
+        cdef size_t i
+        if batch == NULL:
+            return
+        if self._c != NULL:
+            fr_stop_committer(self._c)
+        for i in range(batch.n):
+            self._release(&batch.ops[i], False)
+        fr_batch_free(batch)
+
+    # ---- start and end ----
+
+    def _start(self):
+        cdef fr_state_row row
+        cdef bytes octets = self.environment.get("meta", b"state") or b""
+        memset(&row, 0, sizeof(row))
+        memcpy(&row, PyBytes_AS_STRING(octets), min(<size_t>PyBytes_GET_SIZE(octets), sizeof(row)))
+        self._c = fr_committer_new()
+        if self._c == NULL:
+            raise MemoryError
+        self._c.env = self.environment.env
+        self._c.messages = self.environment.handle("msg")
+        self._c.states = self.environment.handle("st")
+        self._c.events = self.environment.handle("ev")
+        self._c.meta = self.environment.handle("meta")
+        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+        self._c.segments_folder = os.open(os.path.join(self.path, "segments"), flags)
+        self._c.large_folder = os.open(os.path.join(self.path, "large"), flags)
+        self._c.completion = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._c.segment_bytes = self.options.segment_bytes
+        if self.options.ballast:
+            self._c.ballast = strdup(os.fsencode(self.options.ballast))
+        self._c.next_segment = max(row.next_segment, 1)
+        self._c.batch_number = row.batch
+        for i in range(FR_COUNTERS):
+            self._c.counters[i] = row.counters[i]
+        self._counters = [row.counters[i] for i in range(FR_COUNTERS)]
+        self._next_id = max(row.next_id, 1, self._next_id)
+        self._next_event = max(row.next_event, 1, self._next_event)
+        error = fr_start(self._c)
+        if error:
+            raise _error("start the committer", error, self.path, accept=False)
+        self._loop.add_reader(self._c.completion, self._on_completion)
+
+    def set_log_fd(self, int descriptor):
+        """Where event lines go from now on; the descriptor (opened for appending) is the spool's from then on. The old one is synced,
+        in the committer's thread, and closed."""
+        pthread_mutex_lock(&self._c.mutex)
+        if self._c.has_next_log:
+            close_descriptor(self._c.next_log_fd)
+        self._c.next_log_fd = descriptor
+        self._c.has_next_log = 1
+        pthread_mutex_unlock(&self._c.mutex)
+        self._poke()
+
+    def _poke(self):
+        from_committer = self._running != NULL     # it looks by itself before its next batch
+        pthread_mutex_lock(&self._c.mutex)
+        self._c.poked = 1
+        pthread_mutex_unlock(&self._c.mutex)
+        if not from_committer:
+            fr_submit(self._c, NULL)
+
+    # ---- writing: all of these only add to the open batch ----
+
+    cdef fr_op* _op(self, int kind, uint64_t msgid, object cookie) except NULL:
+        if self.closed:
+            raise ValueError("the spool is closed")
+        cdef fr_op* op = fr_batch_op(self._open, kind, msgid)
+        if op == NULL:
+            raise MemoryError
+        if cookie is not None:
+            Py_INCREF(cookie)
+            op.cookie = <void*>cookie
+        self._schedule()
+        return op
+
+    cdef int _schedule(self) except -1:
+        if not self._scheduled and self._running == NULL and self._failed == NULL:
+            self._scheduled = True
+            self._loop.call_soon(self._submit_call)
+        return 0
+
+    cpdef uint64_t next_id(self) noexcept:
+        """A message id that was never used before in this folder, nor will be again."""
+        self._next_id += 1
+        return self._next_id - 1
+
+    cpdef int put_message(self, uint64_t msgid, bytes record, bytes content, object cookie) except -1:
+        """Accept a message: its content goes to a segment, its record (its place patched in) to LMDB; "accepted" grows by its
+        recipients. SpoolError if nothing may be accepted now."""
+        self._may_accept(record)
+        cdef fr_op* op = self._op(FR_PUT, msgid, cookie)
+        Py_INCREF(record)
+        Py_INCREF(content)
+        op.record_owner = <void*>record
+        op.content_owner = <void*>content
+        op.record = PyBytes_AS_STRING(record)
+        op.record_length = <size_t>PyBytes_GET_SIZE(record)
+        op.content = PyBytes_AS_STRING(content)
+        op.content_length = <uint64_t>PyBytes_GET_SIZE(content)
+        self._open.accepts += 1
+        self._open.contents += 1
+        self._open.content_bytes += op.content_length
+        return 0
+
+    cpdef int put_message_file(self, uint64_t msgid, bytes record, object large_file, object cookie) except -1:
+        """Accept a message whose content was streamed to a file of its own (a LargeFile that was finished)."""
+        self._may_accept(record)
+        cdef fr_op* op = self._op(FR_PUT_FILE, msgid, cookie)
+        Py_INCREF(record)
+        Py_INCREF(large_file)
+        op.record_owner = <void*>record
+        op.content_owner = <void*>large_file
+        op.record = PyBytes_AS_STRING(record)
+        op.record_length = <size_t>PyBytes_GET_SIZE(record)
+        op.fd = large_file.descriptor
+        op.crc = large_file.crc
+        op.content_length = large_file.length
+        self._open.accepts += 1
+        self._open.files += 1
+        return 0
+
+    cdef int _may_accept(self, bytes record) except -1:
+        if not self.accepting:
+            raise _error("accept: " + self.refusal, 11, self.path, accept=True)       # EAGAIN
+        if PyBytes_GET_SIZE(record) < FR_HEAD:
+            raise ValueError("a message record has at least 32 octets")
+        if self._open.content_bytes > self.options.batch_bytes or self._open.n > <size_t>BATCH_OPERATIONS:
+            raise _error("accept: too much mail waits for the disk", 11, self.path, accept=True)
+        return 0
+
+    cpdef int put_state(self, uint64_t msgid, bytes state, object cookie) except -1:
+        """Replace the state of a message."""
+        cdef fr_op* op = self._op(FR_STATE, msgid, cookie)
+        Py_INCREF(state)
+        op.record_owner = <void*>state
+        op.record = PyBytes_AS_STRING(state)
+        op.record_length = <size_t>PyBytes_GET_SIZE(state)
+        return 0
+
+    cpdef int delete_message(self, uint64_t msgid, object cookie) except -1:
+        """Delete record and state; the content becomes garbage."""
+        self._op(FR_DELETE, msgid, cookie)
+        return 0
+
+    cpdef int move_content(self, uint64_t msgid, uint32_t segment, uint64_t offset, bytes content, object cookie) except -1:
+        """Copy a content forward; the record is pointed to the copy only if it still points to (segment, offset)."""
+        cdef fr_op* op = self._op(FR_MOVE, msgid, cookie)
+        Py_INCREF(content)
+        op.content_owner = <void*>content
+        op.content = PyBytes_AS_STRING(content)
+        op.content_length = <uint64_t>PyBytes_GET_SIZE(content)
+        op.old_segment = segment
+        op.old_offset = offset
+        self._open.contents += 1
+        self._open.content_bytes += op.content_length
+        return 0
+
+    cpdef int put_meta(self, bytes key, bytes value, object cookie) except -1:
+        """Put a small key of another part's (value None: delete it), with the next group commit. A settle: it is kept until it is
+        durable. Keys "state" and "tag" are the spool's own."""
+        if key in (b"state", b"tag"):
+            raise ValueError("a key of the spool's own")
+        cdef fr_op* op = self._op(FR_META, 0, cookie)
+        Py_INCREF(key)
+        op.content_owner = <void*>key
+        op.content = PyBytes_AS_STRING(key)
+        op.content_length = <uint64_t>PyBytes_GET_SIZE(key)
+        if value is not None:
+            Py_INCREF(value)
+            op.record_owner = <void*>value
+            op.record = PyBytes_AS_STRING(value)
+            op.record_length = <size_t>PyBytes_GET_SIZE(value)
+        return 0
+
+    cpdef int count(self, int outcome, int64_t n) noexcept:
+        """Add to a durable counter, with the next commit: 1 delivered, 2 failed, 3 expired, 4 suppressed, 5 removed. "accepted" (0) is
+        counted by put_message."""
+        if 0 <= outcome < FR_COUNTERS:
+            self._open.counts[outcome] += n
+            self._open.counted = 1
+            self._schedule()
+        return 0
+
+    cpdef uint64_t add_event(self, bytes line) except? 0:
+        """Add an event line of a settle: the rest of a JSON object behind its key, with "}\\n". Gives its sequence."""
+        return self._event(line, 0)
+
+    cpdef uint64_t add_accept_event(self, bytes line) except? 0:
+        """Add an event line that tells of an accept: it is dropped when the accepts of this batch fail."""
+        return self._event(line, 1)
+
+    cdef uint64_t _event(self, bytes line, int of_accept) except? 0:
+        if self.closed:
+            raise ValueError("the spool is closed")
+        cdef char head[64]
+        cdef char digits[24]
+        cdef int n = 0, length = <int>PyBytes_GET_SIZE(self._event_head)
+        cdef uint64_t sequence = self._next_event, rest = sequence
+        memcpy(head, PyBytes_AS_STRING(self._event_head), length)
+        while rest or not n:
+            digits[n] = 48 + rest % 10
+            rest //= 10
+            n += 1
+        while n:
+            n -= 1
+            head[length] = digits[n]
+            length += 1
+        head[length] = c'"'
+        head[length + 1] = c","
+        if fr_batch_event(self._open, sequence, of_accept, head, length + 2, PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line)):
+            raise MemoryError
+        self._next_event += 1
+        self._schedule()
+        return sequence
+
+    # ---- batches on their way ----
+
+    def _submit(self):
+        self._scheduled = False
+        if self._running != NULL or self._failed != NULL or fr_batch_empty(self._open) or self.closed:
+            return
+        self._running = self._open
+        self._open = self._spare
+        self._spare = NULL
+        self._hand_over(FR_ID_RESERVE)
+
+    def _hand_over(self, uint64_t reserve):
+        self._running.next_id = self._next_id + reserve
+        self._running.next_event = self._next_event
+        fr_submit(self._c, self._running)
+
+    def _on_completion(self):
+        cdef uint64_t times
+        cdef fr_batch* batch
+        if read(self._c.completion, &times, sizeof(times)) < 0:
+            return
+        batch = fr_take_finished(self._c)
+        if batch == NULL:
+            return
+        self._running = NULL
+        self._through(<size_t>batch)
+        if not fr_batch_empty(self._open):
+            self._submit()
+
+    def _through(self, size_t address):
+        cdef fr_batch* batch = <fr_batch*>address
+        cdef list accepted = [], settled = []
+        error = None
+        if batch.accept_error:
+            error = _error(STEPS[batch.accept_step], batch.accept_error, self.path, accept=True)
+        if batch.settle_error:
+            self._keep_settles(batch, accepted)
+            self._block(batch.settle_step, batch.settle_error)
+            self._failed = batch
+            self._spare = <fr_batch*>calloc(1, sizeof(fr_batch)) if self._spare == NULL else self._spare
+        else:
+            self._counters = [self._c.counters[i] for i in range(FR_COUNTERS)]
+            self._take_cookies(batch, accepted, settled)
+            fr_batch_clear(batch, KEPT_BYTES)
+            if self._spare == NULL:
+                self._spare = batch
+            else:
+                fr_batch_free(batch)
+            self._unblock()
+        self._empty_segments()
+        if error is None:
+            if accepted or settled:
+                self._on_commit(accepted + settled if accepted and settled else accepted or settled, None)
+            return
+        self._refuse_after(error)
+        if settled:
+            self._on_commit(settled, None)
+        if accepted:
+            self._on_commit(accepted, error)
+
+    cdef int _take_cookies(self, fr_batch* batch, list accepted, list settled) except -1:
+        cdef size_t i
+        cdef fr_op* op
+        cdef bint failed = batch.accept_error != 0
+        for i in range(batch.n):
+            op = &batch.ops[i]
+            if op.cookie != NULL:
+                if failed and op.kind in (FR_PUT, FR_PUT_FILE, FR_MOVE):
+                    accepted.append(<object>op.cookie)
+                else:
+                    settled.append(<object>op.cookie)
+            self._release(op, not (failed and op.kind in (FR_PUT, FR_PUT_FILE)))
+        return 0
+
+    cdef int _release(self, fr_op* op, bint committed) except -1:
+        """Drop the references of an operation, and close or remove a file of its own."""
+        cdef object owner
+        if op.kind == FR_PUT_FILE and op.content_owner != NULL:
+            owner = <object>op.content_owner
+            if committed:
+                owner.close()
+            else:
+                owner.abort()
+        if op.record_owner != NULL:
+            Py_DECREF(<object>op.record_owner)
+        if op.content_owner != NULL:
+            Py_DECREF(<object>op.content_owner)
+        if op.cookie != NULL:
+            Py_DECREF(<object>op.cookie)
+        op.record_owner = op.content_owner = op.cookie = NULL
+        return 0
+
+    cdef int _keep_settles(self, fr_batch* batch, list accepted) except -1:
+        """Take the accepts (and what was to be done to their messages) out of a batch that failed as a whole."""
+        cdef size_t i, kept = 0
+        cdef fr_op* op
+        gone = set()
+        for i in range(batch.n):
+            op = &batch.ops[i]
+            if op.kind in (FR_PUT, FR_PUT_FILE):
+                gone.add(op.msgid)
+            if op.kind in (FR_PUT, FR_PUT_FILE, FR_MOVE) or (op.kind in (FR_STATE, FR_DELETE) and op.msgid in gone):
+                if op.cookie != NULL:
+                    accepted.append(<object>op.cookie)
+                self._release(op, False)
+            else:
+                batch.ops[kept] = op[0]
+                kept += 1
+        batch.n = kept
+        batch.accepts = batch.contents = batch.files = 0
+        batch.content_bytes = 0
+        fr_batch_drop_accept_events(batch)
+        return 0
+
+    def _block(self, int step, int code):
+        error = _error(STEPS[step], code, self.path, accept=False)
+        self.settle_blocked = True
+        self.unhealthy = str(error)
+        self.refuse("settle", error.reply)
+        self._retry_timer = self._loop.call_later(RETRY_SECONDS, self._retry)
+
+    def _unblock(self):
+        if self.settle_blocked:
+            self.settle_blocked = False
+            self.allow("settle")
+        if self.unhealthy and "error" not in self._refusals:
+            self.unhealthy = ""
+
+    def _retry(self):
+        self._retry_timer = None
+        if self._failed == NULL or self._running != NULL:
+            return
+        self._running = self._failed
+        self._failed = NULL
+        self._hand_over(FR_ID_RESERVE)
+
+    def _refuse_after(self, error):
+        """Accept nothing for a while: until the disk check finds room, or until the next try."""
+        self.refuse("error", error.reply)
+        self.unhealthy = str(error)
+        self._loop.call_later(RETRY_SECONDS, self.allow, "error")
+
+    def refuse(self, str reason, str reply):
+        """Accept no message until allow(reason); `reply` is what clients get."""
+        self._refusals[reason] = reply
+        self.accepting = False
+        self.refusal = reply
+
+    def allow(self, str reason):
+        """Take back refuse(reason)."""
+        self._refusals.pop(reason, None)
+        self.accepting = not self._refusals
+        self.refusal = next(iter(self._refusals.values()), "")
+
+    def _empty_segments(self):
+        """Hand segments with nothing live back to be removed, once no read of them is under way."""
+        cdef list ids
+        cdef size_t i
+        pthread_mutex_lock(&self._c.mutex)
+        ids = [self._c.emptied[i] for i in range(self._c.n_emptied)]
+        self._c.n_emptied = 0
+        pthread_mutex_unlock(&self._c.mutex)
+        if not ids and not self._emptied:
+            return
+        ids += self._emptied
+        self._emptied = [segment for segment in ids if segment in self._pins]
+        for segment in ids:
+            if segment in self._pins:
+                continue
+            descriptor = self._files.pop(segment, -1)
+            if descriptor >= 0:
+                close_descriptor(descriptor)
+            pthread_mutex_lock(&self._c.mutex)
+            fr_unlink_later(self._c, segment, 0)
+            pthread_mutex_unlock(&self._c.mutex)
+
+    def drain(self):
+        """Wait until nothing is under way or open (tests, and the end): the loop stands still meanwhile. False if settles fail."""
+        while True:
+            self._submit()
+            if self._running == NULL:
+                return self._failed == NULL
+            select.select([self._c.completion], [], [])
+            self._on_completion()
+
+    def close(self):
+        """Commit what is open, sync the log, stop the threads, close the environment. Waits for the disk."""
+        if self.closed:
+            return
+        clean = self.drain()
+        if self._retry_timer is not None:
+            self._retry_timer.cancel()
+        fr_stop_janitor(self._c)
+        if clean:
+            self._open.last = self._open.counted = 1
+            self._running = self._open
+            self._open = self._spare
+            self._spare = NULL
+            self._hand_over(0)
+            select.select([self._c.completion], [], [])
+            self._on_completion()
+        self.closed = True
+        fr_stop_committer(self._c)
+        self._loop.remove_reader(self._c.completion)
+        fr_committer_free(self._c)
+        self._c = NULL
+        for descriptor in self._files.values():
+            close_descriptor(descriptor)
+        self._files.clear()
+        self.environment.close()
+
+    # ---- reading ----
+
+    cpdef bytes get_record(self, uint64_t msgid):
+        """The record of a message as committed, or None."""
+        return self._get("msg", msgid)
+
+    cpdef bytes get_state(self, uint64_t msgid):
+        """The state of a message as committed, or None."""
+        return self._get("st", msgid)
+
+    cdef bytes _get(self, str database, uint64_t msgid):
+        cdef uint64_t key_octets = fr_to_key(msgid)
+        cdef MDB_val key, value
+        key.mv_size = 8
+        key.mv_data = &key_octets
+        cdef int code = mdb_get(self.environment.begin_read(), self.environment.handle(database), &key, &value)
+        try:
+            if code == MDB_NOTFOUND:
+                return None
+            check(code, "get", self.path)
+            return PyBytes_FromStringAndSize(<const char*>value.mv_data, <Py_ssize_t>value.mv_size)
+        finally:
+            self.environment.end_read()
+
+    cdef int _file(self, uint32_t segment) except -1:
+        """Descriptor of a segment for reading; OSError."""
+        found = self._files.get(segment)
+        if found is not None:
+            return found
+        if len(self._files) >= OPEN_SEGMENTS:
+            for oldest in list(self._files):
+                if oldest not in self._pins:
+                    close_descriptor(self._files.pop(oldest))
+                    break
+        descriptor = os.open(f"{segment:08x}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._c.segments_folder)
+        self._files[segment] = descriptor
+        return descriptor
+
+    cpdef bytes read_content(self, bytes record, uint64_t msgid=0):
+        """Content that `record` points to, checked against its sum; None if that would wait for the disk. DamagedContent."""
+        cdef fr_place place
+        cdef iovec piece
+        cdef ssize_t got
+        if PyBytes_GET_SIZE(record) < FR_HEAD:
+            raise _damaged(self.path, "the record is cut short", msgid)
+        fr_read_place(&place, PyBytes_AS_STRING(record))
+        if place.segment == FR_OWN_FILE:
+            return None
+        cdef int descriptor = self._segment_or_damaged(place.segment, msgid)
+        cdef bytes content = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>place.length)
+        if not place.length:
+            return content
+        piece.iov_base = PyBytes_AS_STRING(content)
+        piece.iov_len = place.length
+        got = preadv2(descriptor, &piece, 1, place.offset, RWF_NOWAIT)
+        if got < 0 and errno == EOPNOTSUPP:
+            got = preadv2(descriptor, &piece, 1, place.offset, 0)
+        if got < 0 and errno not in (EAGAIN, EINTR):
+            raise _damaged(self.path, f"segment {place.segment:08x}: {os.strerror(errno)}", msgid)
+        if got != <ssize_t>place.length:
+            return None
+        if fr_crc32c(0, PyBytes_AS_STRING(content), place.length) != place.crc:
+            raise _damaged(self.path, f"segment {place.segment:08x}, offset {place.offset}: the sum is wrong", msgid)
+        return content
+
+    def _segment_or_damaged(self, uint32_t segment, uint64_t msgid):
+        try:
+            return self._file(segment)
+        except OSError as error:
+            raise _damaged(self.path, f"segment {segment:08x}: {error.strerror}", msgid) from error
+
+    def scan(self):
+        """A walk over all messages, for the start."""
+        return Scan(self)
+
+    # ---- figures ----
+
+    @property
+    def counters(self):
+        """{"accepted": n, "delivered": n, ...} as of the last commit; recipients."""
+        return dict(zip(OUTCOMES, self._counters, strict=False))
+
+    @property
+    def ready(self):
+        """Whether the count of live content, made at the start, is through."""
+        return bool(self._c.ready)
+
+    @property
+    def committer_seconds(self):
+        """Processor time of the committer, in seconds."""
+        return fr_thread_seconds(self._c) if self._c != NULL else 0.0
+
+    def figures(self):
+        """Counts since the start, and what the segments hold."""
+        cdef size_t i
+        pthread_mutex_lock(&self._c.mutex)
+        try:
+            return {
+                "commits": self._c.commits,
+                "committed_operations": self._c.committed_operations,
+                "last_commit_seconds": self._c.last_commit_seconds,
+                "sync_failures": self._c.sync_failures,
+                "log_failures": self._c.log_failures,
+                "content_bytes": self._c.content_bytes,
+                "unlinked": self._c.unlinked,
+                "ballast_freed": self._c.ballast_freed,
+                "segments": self._c.segments.n,
+                "segments_bytes": sum([self._c.segments.rows[i].size for i in range(self._c.segments.n)]),
+                "live_bytes": sum([self._c.segments.rows[i].live_bytes for i in range(self._c.segments.n)]),
+            }
+        finally:
+            pthread_mutex_unlock(&self._c.mutex)
+
+    def segments(self):
+        """[(id, size, live messages, live bytes, active)]"""
+        cdef size_t i
+        found = []
+        pthread_mutex_lock(&self._c.mutex)
+        for i in range(self._c.segments.n):
+            row = self._c.segments.rows[i]
+            found.append((row.id, row.size, row.live, row.live_bytes, bool(row.active)))
+        pthread_mutex_unlock(&self._c.mutex)
+        return found
+
+    def drain_timings(self):
+        """[(seconds, operations)] of the group commits since the last call; the newest 512 at most."""
+        cdef unsigned int i, n
+        pthread_mutex_lock(&self._c.mutex)
+        n = min(self._c.n_timings, <unsigned int>FR_TIMINGS)
+        found = [(self._c.timings[i].seconds, self._c.timings[i].operations) for i in range(n)]
+        self._c.n_timings = 0
+        pthread_mutex_unlock(&self._c.mutex)
+        return found
+
+    # ---- for tests ----
+
+    def crash_at(self, str step, int after=0):
+        """End the process at a step of the committer (STEPS), when it passes there for the (after + 1)th time."""
+        self._c.crash_after = after
+        self._c.crash_at = STEPS.index(step)
+
+    def fail_at(self, str step, int code, int times=0, int after=0):
+        """Have a step fail with an errno: `times` times (0: for good), the first `after` times not."""
+        cdef int at = STEPS.index(step)
+        self._c.fault_after[at] = after
+        self._c.fault_times[at] = times + 1 if times else 0
+        self._c.fault_errno[at] = code
+
+
+@cython.final
+cdef class Scan:
+    """A walk over messages and their states in order of their ids. Call renew() between slices of a few milliseconds: a read
+    transaction that stays open keeps LMDB from using old pages again. In nogil code: next(), then the fields."""
+
+    def __cinit__(self, Spool spool):
+        self._spool = spool
+        self._txn = NULL
+        check(mdb_txn_begin(spool.environment.env, NULL, MDB_RDONLY, &self._txn), "begin a read transaction", spool.path)
+        check(mdb_cursor_open(self._txn, spool.environment.handle("msg"), &self._messages), "open a cursor", spool.path)
+        check(mdb_cursor_open(self._txn, spool.environment.handle("st"), &self._states), "open a cursor", spool.path)
+        self.msgid = 0
+
+    def __dealloc__(self):
+        self.close()
+
+    cpdef int close(self) except -1:
+        """End the walk."""
+        if self._messages != NULL:
+            mdb_cursor_close(self._messages)
+        if self._states != NULL:
+            mdb_cursor_close(self._states)
+        if self._txn != NULL:
+            mdb_txn_abort(self._txn)
+        self._messages = self._states = NULL
+        self._txn = NULL
+        return 0
+
+    cpdef int renew(self) except -1:
+        """Go on in a new read transaction, behind the message that came last."""
+        if self._txn == NULL:
+            return 0
+        mdb_txn_reset(self._txn)
+        check(mdb_txn_renew(self._txn), "begin a read transaction", self._spool.path)
+        check(mdb_cursor_renew(self._txn, self._messages), "renew a cursor", self._spool.path)
+        check(mdb_cursor_renew(self._txn, self._states), "renew a cursor", self._spool.path)
+        self._positioned = False
+        return 0
+
+    cdef bint next(self) except -1 nogil:
+        """Whether there is another message; the fields tell which."""
+        cdef uint64_t key_octets
+        cdef int code
+        if self._txn == NULL:
+            return False
+        if self._positioned:
+            code = mdb_cursor_get(self._messages, &self._message_key, &self._message_value, MDB_NEXT)
+        else:
+            key_octets = fr_to_key(self.msgid + 1)
+            self._message_key.mv_size = self._state_key.mv_size = 8
+            self._message_key.mv_data = self._state_key.mv_data = &key_octets
+            code = mdb_cursor_get(self._states, &self._state_key, &self._state_value, MDB_SET_RANGE)
+            self._state_there = code == 0
+            if code == 0 or code == MDB_NOTFOUND:
+                code = mdb_cursor_get(self._messages, &self._message_key, &self._message_value, MDB_SET_RANGE)
+            self._positioned = True
+        while code == 0 and (self._message_key.mv_size != 8 or self._message_value.mv_size < FR_HEAD):
+            code = mdb_cursor_get(self._messages, &self._message_key, &self._message_value, MDB_NEXT)
+        if code:
+            self._positioned = False
+            if code != MDB_NOTFOUND:
+                with gil:
+                    check(code, "walk", self._spool.path)
+            return False
+        self.msgid = fr_from_key(self._message_key.mv_data)
+        self.record = <const char*>self._message_value.mv_data
+        self.record_length = self._message_value.mv_size
+        self.state = NULL
+        self.state_length = 0
+        while self._state_there and fr_from_key(self._state_key.mv_data) < self.msgid:
+            self._state_there = mdb_cursor_get(self._states, &self._state_key, &self._state_value, MDB_NEXT) == 0
+        if self._state_there and fr_from_key(self._state_key.mv_data) == self.msgid:
+            self.state = <const char*>self._state_value.mv_data
+            self.state_length = self._state_value.mv_size
+        return True
+
+    def slice(self, Py_ssize_t limit=1000):
+        """The next messages, at most `limit`: [(id, record, state or None)]; [] at the end. Renews."""
+        found = []
+        self.renew()
+        while len(found) < limit and self.next():
+            state = None if self.state == NULL else PyBytes_FromStringAndSize(self.state, <Py_ssize_t>self.state_length)
+            found.append((self.msgid, PyBytes_FromStringAndSize(self.record, <Py_ssize_t>self.record_length), state))
+        return found
