@@ -97,10 +97,12 @@ class Nameserver:
         address, port = text, 53
         if text.startswith("["):
             address, _, rest = text[1:].partition("]")
-            port = int(rest[1:]) if rest else 53
+            port = int(rest[1:]) if rest[:1] == ":" else 53
         elif text.count(":") == 1:
             address, _, rest = text.partition(":")
             port = int(rest)
+        if not 0 < port < 65536 or ("[" in text) != ("]" in text):
+            raise ValueError(f"nameserver {text!r} is not an IP address with an optional port of 1 to 65535")
         try:
             found = socket.getaddrinfo(address, port, type=socket.SOCK_DGRAM, flags=socket.AI_NUMERICHOST)
         except (OSError, OverflowError) as error:
