@@ -119,6 +119,8 @@ def _compose(text: str, name: str) -> yaml.Node:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if mark and mark.line >= len(text.splitlines()):  # noticed at the end only: blame the opening bracket or quote
+            mark = error.context_mark or mark
         line = mark.line + 1 if mark else 0
         words = " ".join(part for part in (error.context, error.problem) if part) or "broken"
         raise ConfigError(

@@ -121,8 +121,8 @@ class TreeReader:
 
     def read_list(self, node: yaml.Node, kind: Any, path: str) -> Any:
         if not isinstance(node, yaml.SequenceNode):
-            shown = str(node.value) if isinstance(node, yaml.ScalarNode) else "…"
-            return self.wrong_type(node, path, "a list", f"put it in brackets: [{shown}]" if len(shown) < 80 else "")
+            short = isinstance(node, yaml.ScalarNode) and 0 < len(node.value) < 80
+            return self.wrong_type(node, path, "a list", f"put it in brackets: [{node.value}]" if short else "")
         values = [self.read(child, kind, f"{path}[{index}]") for index, child in enumerate(node.value)]
         return [value for value in values if value is not BAD]
 
@@ -158,12 +158,15 @@ class TreeReader:
             return self.wrong_type(node, path, "a section of keys", f"write keys below it, such as {fields}")
         fields_by_key = {field.encode_name: field for field in msgspec.structs.fields(kind)}
         values = {}
-        present = set()
+        present: set[str | None] = set()
         for key, key_node, child in self.keys(node, path):
             where = f"{path}.{key}" if path else key
             field = fields_by_key.get(key)
             if field is None:
-                self.fault(key_node, where, "is not a key we know", self.advice(key, list(fields_by_key)))
+                meant = self.nearest(key, list(fields_by_key))
+                mend = f"did you mean `{meant}`?" if meant else f"the keys here are {', '.join(fields_by_key)}"
+                self.fault(key_node, where, "is not a key we know", mend)
+                present.add(meant)
                 continue
             present.add(key)
             if is_null(child) and not field.required and self.has_parts(field.type):
@@ -188,25 +191,14 @@ class TreeReader:
         return is_struct_type(kind) or get_origin(kind) in (list, dict)
 
     @staticmethod
-    def advice(key: str, known: list[str]) -> str:
-        """The mend for an unknown key."""
+    def nearest(key: str, known: list[str]) -> str | None:
+        """The key that an unknown one was probably meant to be."""
         folded = key.lower().replace("-", "_")
-        synonym = SYNONYMS.get(folded)
-        close = (
-            [folded]
-            if folded in known
-            else [synonym]
-            if synonym in known
-            else difflib.get_close_matches(folded, known, 1)
-        )
-        if close:
-            return f"did you mean `{close[0]}`?"
-        return f"the keys here are {', '.join(known)}"
-
-    def wanted_of(self, kind: Any) -> str:
-        if get_origin(kind) is Annotated:
-            return self.wanted(*get_args(kind)[:2])
-        return self.wanted(kind, None)
+        if folded in known:
+            return folded
+        if SYNONYMS.get(folded) in known:
+            return SYNONYMS[folded]
+        return next(iter(difflib.get_close_matches(folded, known, 1)), None)
 
     def wanted(self, kind: Any, meta: Meta | None) -> str:
         """The type in words."""

@@ -25,10 +25,10 @@ SIZE_UNITS = {
     "TiB": 2**40,
 }
 _SIZE_BY_FOLDED = {unit.lower(): factor for unit, factor in SIZE_UNITS.items()}
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
-_DURATION = re.compile(r"\d+(?:\.\d+)?\s*[a-z]+(?:\s*\d+(?:\.\d+)?\s*[a-z]+)*")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
-_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*%")
+_DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)")
+_DURATION = re.compile(r"[0-9]+(?:\.[0-9]+)?\s*[a-z]+(?:\s*[0-9]+(?:\.[0-9]+)?\s*[a-z]+)*")
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
+_SHARE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
 
 
 def parse_duration(text: str) -> float:
@@ -36,7 +36,7 @@ def parse_duration(text: str) -> float:
     folded = text.strip()
     if folded == "0":
         return 0.0
-    if re.fullmatch(r"\d+(?:\.\d+)?", folded):
+    if re.fullmatch(r"[0-9]+(?:\.[0-9]+)?", folded):
         raise ValueError(f"{folded} has no unit; write {folded}s, {folded}m, {folded}h or {folded}d")
     if not _DURATION.fullmatch(folded):
         raise ValueError(f"{text!r} is not a duration; write a number and a unit, such as 30s, 10m, 4h, 3d or 1h30m")
