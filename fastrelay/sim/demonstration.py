@@ -266,12 +266,11 @@ class Demonstration:
         try:
             await self._watch(submission, begun)
             await submission
-        except ExceptionGroup as group:
-            error = group.exceptions[0]
+        except SubmissionFailed as error:
             raise DemoFailed(f"{error}\nthe relay's log:\n{self.log_tail()}") from error
         finally:
             submission.cancel()
-            with contextlib.suppress(asyncio.CancelledError, ExceptionGroup, SubmissionFailed):
+            with contextlib.suppress(asyncio.CancelledError, SubmissionFailed):
                 await submission
         return await self._result()
 

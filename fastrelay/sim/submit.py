@@ -69,9 +69,12 @@ class Submitter:
         self._source = iter(messages)
         loop = asyncio.get_running_loop()
         begun = loop.time()
-        async with asyncio.TaskGroup() as group:
-            for _ in range(self.connections):
-                group.create_task(self._work())
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(self.connections):
+                    group.create_task(self._work())
+        except ExceptionGroup as failures:
+            raise failures.exceptions[0] from None  # the first connection's reason; the others were cancelled
         self.progress.seconds = loop.time() - begun
         return self.progress
 
