@@ -37,6 +37,15 @@ class SpoolError(FastrelayError):
             return REPLY_NO_ROOM
         return REPLY_BUSY if self.code == errno.EAGAIN else REPLY_UNHEALTHY
 
+    def smtp_reply(self) -> str:
+        """The same as `reply`."""
+        return self.reply
+
+    @classmethod
+    def of_os_error(cls, operation: str, error: OSError, path: str = "") -> SpoolError:
+        """What an OSError at writing a content means for the client."""
+        return cls(operation, error.errno or errno.EIO, path or str(error.filename or ""), accept=True)
+
 
 class DamagedContent(FastrelayError):
     """The stored content of one message cannot be read, or is not what was stored.
@@ -44,9 +53,11 @@ class DamagedContent(FastrelayError):
     path     the spool folder
     problem  where, and what is wrong
     msgid    the message, 0 when the reader did not say
+    moved    the place is gone: the record was an old one, and get_record() may give a new place
     """
 
-    def __init__(self, path: str, problem: str, msgid: int = 0) -> None:
+    def __init__(self, path: str, problem: str, msgid: int = 0, *, moved: bool = False) -> None:
+        self.moved = moved
         self.path = path
         self.problem = problem
         self.msgid = msgid

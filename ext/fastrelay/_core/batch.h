@@ -18,6 +18,7 @@ enum fr_kind { FR_PUT, FR_PUT_FILE, FR_STATE, FR_DELETE, FR_MOVE, FR_META };
 typedef struct {
     uint8_t kind;
     uint8_t done;                    /* FR_MOVE, FR_DELETE: it found what it expected */
+    uint8_t renamed;                 /* FR_PUT_FILE: the file has the message's name now */
     uint32_t segment, crc;           /* place of the content: new (put, move) or the one given up (delete) */
     uint64_t offset;
     uint64_t msgid;
@@ -25,7 +26,7 @@ typedef struct {
     uint64_t old_offset;
     const char *record;              /* or state, or value of a meta key (NULL: delete it) */
     size_t record_length;
-    const char *content;             /* or name of a meta key */
+    const char *content;             /* or name of a meta key, or of a file of its own */
     uint64_t content_length;
     int fd;                          /* FR_PUT_FILE */
     void *record_owner, *content_owner, *cookie;      /* references, see above */

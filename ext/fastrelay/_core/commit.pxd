@@ -2,7 +2,8 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
-from fastrelay._core.committer cimport fr_batch, fr_committer, fr_op
+from fastrelay._core.committer cimport fr_batch, fr_committer, fr_op, fr_place
+from fastrelay._core.content cimport Contents, LargeFile
 from fastrelay._core.lmdb cimport MDB_cursor, MDB_txn, MDB_val, Environment
 
 
@@ -22,9 +23,8 @@ cdef class Spool:
     cdef readonly bint closed
     cdef uint64_t _next_id, _next_event
     cdef list _counters                # as of the last commit
-    cdef dict _files                   # segment id -> descriptor for reading
-    cdef dict _pins                    # segment id -> reads under way
-    cdef list _emptied                 # segments to be removed once their reads are over
+    cdef readonly Contents contents
+    cdef set _emptied                  # segments to be removed once their reads are over
     cdef dict _refusals                # reason -> reply
     cdef object _retry_timer
     cdef public bint accepting         # False: no message may be accepted, `refusal` is the reply
@@ -34,7 +34,7 @@ cdef class Spool:
 
     cpdef uint64_t next_id(self) noexcept
     cpdef int put_message(self, uint64_t msgid, bytes record, bytes content, object cookie) except -1
-    cpdef int put_message_file(self, uint64_t msgid, bytes record, object large_file, object cookie) except -1
+    cpdef int put_message_file(self, uint64_t msgid, bytes record, LargeFile large_file, object cookie) except -1
     cpdef int put_state(self, uint64_t msgid, bytes state, object cookie) except -1
     cpdef int delete_message(self, uint64_t msgid, object cookie) except -1
     cpdef int move_content(self, uint64_t msgid, uint32_t segment, uint64_t offset, bytes content, object cookie) except -1
@@ -45,13 +45,14 @@ cdef class Spool:
     cpdef bytes get_record(self, uint64_t msgid)
     cpdef bytes get_state(self, uint64_t msgid)
     cpdef bytes read_content(self, bytes record, uint64_t msgid=*)
+    cpdef int read_content_later(self, bytes record, object callback, uint64_t msgid=*) except -1
 
     cdef fr_op* _op(self, int kind, uint64_t msgid, object cookie) except NULL
     cdef int _schedule(self) except -1
     cdef int _may_accept(self, bytes record) except -1
     cdef uint64_t _event(self, bytes line, int of_accept) except? 0
     cdef bytes _get(self, str database, uint64_t msgid)
-    cdef int _file(self, uint32_t segment) except -1
+    cdef int _place(self, bytes record, uint64_t msgid, fr_place* place) except -1
     cdef int _take_cookies(self, fr_batch* batch, list accepted, list settled) except -1
     cdef int _keep_settles(self, fr_batch* batch, list accepted) except -1
     cdef int _release(self, fr_op* op, bint committed) except -1

@@ -32,8 +32,8 @@ Known faults: reading records waits for the disk when LMDB's page is not cached.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from libc.errno cimport EAGAIN, EINTR, ENOENT, EOPNOTSUPP, errno
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.unicode cimport PyUnicode_AsUTF8
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy, memset, strdup
 from posix.unistd cimport close as close_descriptor
@@ -60,7 +60,6 @@ from fastrelay._core.committer cimport (
     fr_batch_op,
     fr_committer_free,
     fr_committer_new,
-    fr_crc32c,
     fr_crc_setup,
     fr_from_key,
     fr_place,
@@ -77,6 +76,7 @@ from fastrelay._core.committer cimport (
     pthread_mutex_lock,
     pthread_mutex_unlock,
 )
+from fastrelay._core.content cimport Contents, LargeFile
 from fastrelay._core.lmdb cimport (
     MDB_FIRST,
     MDB_NEXT,
@@ -98,19 +98,11 @@ from fastrelay._core.lmdb cimport (
 import os
 import select
 
-cdef extern from "sys/uio.h" nogil:
-    cdef struct iovec:
-        void* iov_base
-        size_t iov_len
-    ssize_t preadv2(int, const iovec*, int, long long, int)
-    int RWF_NOWAIT
-
 fr_crc_setup()
 
 OUTCOMES = ("accepted", "delivered", "failed", "expired", "suppressed", "removed")
 BATCH_OPERATIONS = 65_536           # bounds of the open batch: beyond them put_message refuses with 451
 KEPT_BYTES = 8 << 20                # memory of a batch that is kept for the next one
-OPEN_SEGMENTS = 256                 # descriptors kept for reading
 RETRY_SECONDS = 1.0                 # between attempts after a failed settle
 STEPS = (
     "none", "segment_open", "folder_sync", "content_write", "content_half", "content_sync", "large_sync", "begin", "put", "commit",
@@ -118,21 +110,10 @@ STEPS = (
 )
 
 
-def crc32c(bytes octets, uint32_t before=0):
-    """CRC-32C of octets, going on from `before`."""
-    return fr_crc32c(before, PyBytes_AS_STRING(octets), <size_t>PyBytes_GET_SIZE(octets))
-
-
 def _error(operation, int code, path, *, accept):
     from fastrelay.spool.errors import SpoolError
 
     return SpoolError(operation, code, path, accept=accept)
-
-
-def _damaged(path, problem, msgid=0):
-    from fastrelay.spool.errors import DamagedContent
-
-    return DamagedContent(path, problem, msgid)
 
 
 @cython.final
@@ -161,15 +142,14 @@ cdef class Spool:
         self._loop = loop
         self._on_commit = on_commit
         self._submit_call = self._submit
-        self._files = {}
-        self._pins = {}
-        self._emptied = []
+        self._emptied = set()
         self._refusals = {}
         self.accepting = True
         self.refusal = ""
         self.unhealthy = ""
         self.tag = environment.get("meta", b"tag").decode("ascii")
         self._event_head = b'{"key":"' + self.tag.encode() + b"-"
+        self.contents = Contents(path, loop=loop, on_released=self._released)
         self._start()
 
     def __dealloc__(self):
@@ -177,8 +157,6 @@ cdef class Spool:
             self._drop(batch)
         fr_committer_free(self._c)
         self._c = NULL
-        for descriptor in (self._files or {}).values():
-            close_descriptor(descriptor)
 
     def _drop(self, size_t address):
         cdef fr_batch* batch = <fr_batch*>address
@@ -211,6 +189,7 @@ cdef class Spool:
         self._c.large_folder = os.open(os.path.join(self.path, "large"), flags)
         self._c.completion = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._c.segment_bytes = self.options.segment_bytes
+        self._c.fresh = strdup(self.contents.fresh.encode())
         if self.options.ballast:
             self._c.ballast = strdup(os.fsencode(self.options.ballast))
         self._c.next_segment = max(row.next_segment, 1)
@@ -218,8 +197,8 @@ cdef class Spool:
         for i in range(FR_COUNTERS):
             self._c.counters[i] = row.counters[i]
         self._counters = [row.counters[i] for i in range(FR_COUNTERS)]
-        self._next_id = max(row.next_id, 1, self._next_id)
-        self._next_event = max(row.next_event, 1, self._next_event)
+        self._next_id = max(row.next_id, <uint64_t>1, self._next_id)
+        self._next_event = max(row.next_event, <uint64_t>1, self._next_event)
         error = fr_start(self._c)
         if error:
             raise _error("start the committer", error, self.path, accept=False)
@@ -287,7 +266,7 @@ cdef class Spool:
         self._open.content_bytes += op.content_length
         return 0
 
-    cpdef int put_message_file(self, uint64_t msgid, bytes record, object large_file, object cookie) except -1:
+    cpdef int put_message_file(self, uint64_t msgid, bytes record, LargeFile large_file, object cookie) except -1:
         """Accept a message whose content was streamed to a file of its own (a LargeFile that was finished)."""
         self._may_accept(record)
         cdef fr_op* op = self._op(FR_PUT_FILE, msgid, cookie)
@@ -298,6 +277,7 @@ cdef class Spool:
         op.record = PyBytes_AS_STRING(record)
         op.record_length = <size_t>PyBytes_GET_SIZE(record)
         op.fd = large_file.descriptor
+        op.content = PyUnicode_AsUTF8(large_file.name)
         op.crc = large_file.crc
         op.content_length = large_file.length
         self._open.accepts += 1
@@ -477,6 +457,8 @@ cdef class Spool:
         cdef object owner
         if op.kind == FR_PUT_FILE and op.content_owner != NULL:
             owner = <object>op.content_owner
+            if op.renamed:
+                owner.name = f"{op.msgid:x}"
             if committed:
                 owner.close()
             else:
@@ -560,19 +542,22 @@ cdef class Spool:
         ids = [self._c.emptied[i] for i in range(self._c.n_emptied)]
         self._c.n_emptied = 0
         pthread_mutex_unlock(&self._c.mutex)
-        if not ids and not self._emptied:
-            return
-        ids += self._emptied
-        self._emptied = [segment for segment in ids if segment in self._pins]
         for segment in ids:
-            if segment in self._pins:
-                continue
-            descriptor = self._files.pop(segment, -1)
-            if descriptor >= 0:
-                close_descriptor(descriptor)
+            self._remove(segment)
+
+    def _remove(self, uint32_t segment):
+        """Have an empty segment removed, at once or when its last read is over."""
+        if self.contents.drop(segment):
+            self._emptied.discard(segment)
             pthread_mutex_lock(&self._c.mutex)
             fr_unlink_later(self._c, segment, 0)
             pthread_mutex_unlock(&self._c.mutex)
+        else:
+            self._emptied.add(segment)
+
+    def _released(self, segment):
+        if segment in self._emptied and self._c != NULL:
+            self._remove(segment)
 
     def drain(self):
         """Wait until nothing is under way or open (tests, and the end): the loop stands still meanwhile. False if settles fail."""
@@ -604,9 +589,7 @@ cdef class Spool:
         self._loop.remove_reader(self._c.completion)
         fr_committer_free(self._c)
         self._c = NULL
-        for descriptor in self._files.values():
-            close_descriptor(descriptor)
-        self._files.clear()
+        self.contents.close()
         self.environment.close()
 
     # ---- reading ----
@@ -633,52 +616,40 @@ cdef class Spool:
         finally:
             self.environment.end_read()
 
-    cdef int _file(self, uint32_t segment) except -1:
-        """Descriptor of a segment for reading; OSError."""
-        found = self._files.get(segment)
-        if found is not None:
-            return found
-        if len(self._files) >= OPEN_SEGMENTS:
-            for oldest in list(self._files):
-                if oldest not in self._pins:
-                    close_descriptor(self._files.pop(oldest))
-                    break
-        descriptor = os.open(f"{segment:08x}", os.O_RDONLY | os.O_CLOEXEC, dir_fd=self._c.segments_folder)
-        self._files[segment] = descriptor
-        return descriptor
-
     cpdef bytes read_content(self, bytes record, uint64_t msgid=0):
-        """Content that `record` points to, checked against its sum; None if that would wait for the disk. DamagedContent."""
+        """Content that `record` (from get_record) points to, checked against its sum; None if that would wait for the disk.
+        DamagedContent."""
         cdef fr_place place
-        cdef iovec piece
-        cdef ssize_t got
-        if PyBytes_GET_SIZE(record) < FR_HEAD:
-            raise _damaged(self.path, "the record is cut short", msgid)
-        fr_read_place(&place, PyBytes_AS_STRING(record))
-        if place.segment == FR_OWN_FILE:
-            return None
-        cdef int descriptor = self._segment_or_damaged(place.segment, msgid)
-        cdef bytes content = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>place.length)
-        if not place.length:
-            return content
-        piece.iov_base = PyBytes_AS_STRING(content)
-        piece.iov_len = place.length
-        got = preadv2(descriptor, &piece, 1, place.offset, RWF_NOWAIT)
-        if got < 0 and errno == EOPNOTSUPP:
-            got = preadv2(descriptor, &piece, 1, place.offset, 0)
-        if got < 0 and errno not in (EAGAIN, EINTR):
-            raise _damaged(self.path, f"segment {place.segment:08x}: {os.strerror(errno)}", msgid)
-        if got != <ssize_t>place.length:
-            return None
-        if fr_crc32c(0, PyBytes_AS_STRING(content), place.length) != place.crc:
-            raise _damaged(self.path, f"segment {place.segment:08x}, offset {place.offset}: the sum is wrong", msgid)
-        return content
+        self._place(record, msgid, &place)
+        return self.contents.read(place.segment, place.offset, place.length, place.crc, msgid)
 
-    def _segment_or_damaged(self, uint32_t segment, uint64_t msgid):
-        try:
-            return self._file(segment)
-        except OSError as error:
-            raise _damaged(self.path, f"segment {segment:08x}: {error.strerror}", msgid) from error
+    cpdef int read_content_later(self, bytes record, object callback, uint64_t msgid=0) except -1:
+        """The same without waiting: callback(content, None) or callback(None, DamagedContent), later, on the loop."""
+        cdef fr_place place
+        self._place(record, msgid, &place)
+        self.contents.read_later(place.segment, place.offset, place.length, place.crc, msgid, callback)
+        return 0
+
+    def open_content(self, bytes record, uint64_t msgid):
+        """(descriptor, offset, length) for reading in pieces; the descriptor is the caller's. Not checked. DamagedContent."""
+        cdef fr_place place
+        self._place(record, msgid, &place)
+        if place.segment == FR_OWN_FILE:
+            return self.contents.open_large(msgid), 0, place.length
+        return self.contents.open_segment(place.segment, msgid), place.offset, place.length
+
+    cdef int _place(self, bytes record, uint64_t msgid, fr_place* place) except -1:
+        memset(place, 0, sizeof(fr_place))
+        if PyBytes_GET_SIZE(record) < FR_HEAD:
+            from fastrelay.spool.errors import DamagedContent
+
+            raise DamagedContent(self.path, "its record is cut short", msgid)
+        fr_read_place(place, PyBytes_AS_STRING(record))
+        return 0
+
+    def large_file(self):
+        """A LargeFile for a content that is streamed to disk while it arrives. OSError."""
+        return self.contents.large_file()
 
     def scan(self):
         """A walk over all messages, for the start."""

@@ -73,8 +73,9 @@ static inline int fr_sweep_large(fr_committer *c, const char *name) {
     char *end;
     int found = 0;
     unsigned long long msgid = strtoull(name, &end, 16);
-    if (*end) return 0;
-    int error = fr_has_record(c, msgid, &found);
+    if (*end && strncmp(name, "new.", 4)) return 0;          /* not ours */
+    if (*end && c->fresh && !strncmp(name, c->fresh, strlen(c->fresh))) return 0;
+    int error = *end ? 0 : fr_has_record(c, msgid, &found);
     if (error || found) return error;
     return unlinkat(c->large_folder, name, 0) && errno != ENOENT ? errno : (c->unlinked++, 0);
 }
@@ -286,6 +287,7 @@ static inline void fr_committer_free(fr_committer *c) {
     free(c->segments.rows);
     free(c->emptied);
     free(c->ballast);
+    free(c->fresh);
     free(c);
 }
 

@@ -23,6 +23,7 @@ cdef extern from "committer.h" nogil:
     ctypedef struct fr_op:
         uint8_t kind
         uint8_t done
+        uint8_t renamed
         uint32_t segment
         uint32_t crc
         uint64_t offset
@@ -105,6 +106,7 @@ cdef extern from "committer.h" nogil:
         int completion
         uint64_t segment_bytes
         char* ballast
+        char* fresh
         uint32_t next_segment
         uint64_t batch_number
         int64_t counters[8]

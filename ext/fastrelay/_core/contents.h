@@ -122,9 +122,13 @@ static inline int fr_sync_files(fr_committer *c, fr_batch *batch) {
     for (size_t i = 0; i < batch->n; i++) {
         fr_op *op = &batch->ops[i];
         if (op->kind != FR_PUT_FILE) continue;
+        char name[FR_NAME];
         op->segment = FR_OWN_FILE;
         int error = fr_sync(c, op->fd, FR_STEP_LARGE_SYNC);
         if (error) return error;
+        fr_large_name(name, op->msgid);
+        if (op->content && renameat(c->large_folder, op->content, c->large_folder, name)) return errno;
+        op->renamed = 1;
     }
     return fsync(c->large_folder) ? errno : 0;
 }

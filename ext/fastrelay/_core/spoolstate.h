@@ -75,6 +75,7 @@ typedef struct {
     int completion;                                  /* eventfd the loop reads */
     uint64_t segment_bytes;
     char *ballast;                                   /* path, or NULL */
+    char *fresh;                                     /* how the names of large files begin that this process writes */
     /* the committer's own */
     int active_fd;
     uint32_t active_id;
