@@ -3,8 +3,8 @@
 Counters and histograms lie in files and go on when a worker is restarted; the gauges of a slot without a living worker
 are left out. What the supervisor itself knows (worker_up, restarts, …) comes through `Facts`.
 
-Why not prometheus-client's multi-process mode: it costs 740 to 1,630 ns an operation, leaves the files of dead processes
-behind and takes no custom collector.
+Why not prometheus-client's multi-process mode: it costs 740 to 1,630 ns an operation, leaves the files of dead
+processes behind and takes no custom collector.
 
 Known fault: a histogram in a slab whose buckets differ from names.py (an older version's) is left out.
 """

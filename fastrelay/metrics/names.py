@@ -107,7 +107,9 @@ OUTCOMES_TOTAL = _counter(
 QUEUE_RECIPIENTS = _gauge("queue_recipients", "Recipients in the queue, by what they wait for.", "reason")
 QUEUE_OLDEST_SECONDS = _gauge("queue_oldest_seconds", "Age of the oldest message in the queue.", merge="max")
 QUARANTINED = _gauge("quarantined_messages", "Messages set aside for an operator to look at.")
-POSSIBLE_DUPLICATES = _counter("possible_duplicates", "Recipients sent to again after a crash left the outcome unknown.")
+POSSIBLE_DUPLICATES = _counter(
+    "possible_duplicates", "Recipients sent to again after a crash left the outcome unknown."
+)
 
 # Delivery
 DELIVERY_CONNECTIONS = _gauge(
@@ -122,7 +124,9 @@ HOT_CACHE_BYTES = _gauge("hot_cache_bytes", "Octets of contents held in memory f
 
 # Spool
 COMMIT_SECONDS = _histogram("commit_seconds", "Time of a group commit: contents and records synced.", SECONDS_SHORT)
-COMMIT_GROUP_MESSAGES = _histogram("commit_group_messages", "Messages and settlements in one group commit.", GROUP_SIZES)
+COMMIT_GROUP_MESSAGES = _histogram(
+    "commit_group_messages", "Messages and settlements in one group commit.", GROUP_SIZES
+)
 COMMIT_FAILURES = _counter("commit_failures", "Group commits that failed.")
 SPOOL_BYTES = _gauge("spool_bytes", "Octets of the spool on disk.")
 SPOOL_LIVE_BYTES = _gauge("spool_live_bytes", "Octets of the spool that a queued message needs.")
