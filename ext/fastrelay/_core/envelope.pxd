@@ -1,5 +1,7 @@
 """Contents page of the envelope; the words are in envelope.pyx."""
 
+from fastrelay._core.command cimport Path, PathFault
+
 
 cdef class ServerLimits:
     cdef public long long message_size  # octets of content
@@ -18,7 +20,7 @@ cdef class ServerLimits:
 cdef class Envelope:
     cdef readonly bytes reverse_path  # without brackets; b"" is the null reverse-path
     cdef readonly list recipients  # of bytes: mailboxes without brackets and source routes
-    cdef readonly list recipient_parameters  # of bytes (b" NOTIFY=NEVER ORCPT=…", as they came) or None
+    cdef readonly list recipient_parameters  # of bytes (b" NOTIFY=NEVER ORCPT=…") or None
     cdef readonly bytes ret  # b"FULL", b"HDRS" or None
     cdef readonly bytes envid  # xtext as it came, or None
     cdef readonly bytes body  # b"7BIT", b"8BITMIME" or None
@@ -45,3 +47,5 @@ cdef bytes read_mail_parameters(
     Envelope envelope, ServerLimits limits, const unsigned char* p, Py_ssize_t i, Py_ssize_t n
 )
 cdef bytes read_rcpt_parameters(Envelope envelope, const unsigned char* p, Py_ssize_t i, Py_ssize_t n)
+cdef bytes sender_fault(PathFault fault)
+cdef bytes recipient_fault(PathFault fault, const unsigned char* p, Path* path)

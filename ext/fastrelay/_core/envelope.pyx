@@ -10,7 +10,19 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.string cimport memchr
 
-from fastrelay._core.command cimport Parameter, is_atom, is_utf8, is_xtext, parse_number, parse_parameter, same_word
+from fastrelay._core.command cimport (
+    PATH_LENGTH,
+    PATH_NO_DOMAIN,
+    Parameter,
+    Path,
+    PathFault,
+    is_atom,
+    is_utf8,
+    is_xtext,
+    parse_number,
+    parse_parameter,
+    same_word,
+)
 
 cdef enum:
     ENVID = 100  # octets of xtext, RFC 3461 section 4.4
@@ -250,3 +262,24 @@ cdef bint _is_orcpt(const unsigned char* p, Py_ssize_t n, bint smtputf8) noexcep
     if is_xtext(semicolon + 1, n - kind - 1):
         return True
     return smtputf8 and same_word(p, kind, b"UTF-8") and is_utf8(p, n)
+
+
+# ---- what is said of a path that is none
+
+
+cdef bytes sender_fault(PathFault fault):
+    if fault == PATH_LENGTH:
+        return b"501 5.1.7 Sender address too long\r\n"
+    if fault == PATH_NO_DOMAIN:
+        return b"501 5.1.7 Sender address without a domain\r\n"
+    return b"501 5.1.7 Bad sender address syntax\r\n"
+
+
+cdef bytes recipient_fault(PathFault fault, const unsigned char* p, Path* path):
+    if fault == PATH_LENGTH:
+        return b"501 5.1.3 Recipient address too long\r\n"
+    if fault == PATH_NO_DOMAIN and same_word(p + path.start, path.length, b"POSTMASTER"):
+        return b"550 5.1.3 No mailboxes here; write postmaster@domain\r\n"
+    if fault == PATH_NO_DOMAIN:
+        return b"501 5.1.3 Recipient address without a domain\r\n"
+    return b"501 5.1.3 Bad recipient address syntax\r\n"

@@ -1,7 +1,8 @@
 """Contents page of the SMTP server machine; the words are in server.pyx."""
 
 from fastrelay._core.envelope cimport Envelope, ServerLimits
-from fastrelay._core.stuffing cimport Collector, Unstuffer
+from fastrelay._core.intake cimport Intake
+from fastrelay._core.stuffing cimport Collector
 
 
 cdef enum ServerEvent:
@@ -46,17 +47,13 @@ cdef class SmtpServer:
     cdef Py_ssize_t _output_capacity
 
     # content
-    cdef Unstuffer _unstuffer
+    cdef Intake _intake
     cdef bint _chunking  # a BDAT of this transaction was taken
     cdef long long _chunk_left
     cdef bint _chunk_last
     cdef bytes _chunk_reply
-    cdef long long _spill_bytes
     cdef double _body_began
     cdef long long _body_octets
-    cdef list _chunks
-    cdef Py_ssize_t _chunk_octets
-    cdef bint _spill_taken
 
     # events
     cdef bint _event_message
@@ -102,14 +99,8 @@ cdef class SmtpServer:
     cdef int _on_bdat(self, const unsigned char* p, Py_ssize_t i, Py_ssize_t n) except -1
 
     # content
-    cdef bytes _too_large(self)
-    cdef int _begin_content(self, bint dots, long long hint) except -1
     cdef Py_ssize_t _take_data(self, const unsigned char* p, Py_ssize_t n) except -1
     cdef Py_ssize_t _take_chunk_octets(self, const unsigned char* p, Py_ssize_t n) except -1
     cdef int _end_chunk(self) except -1
-    cdef bytes _content_fault(self)
-    cdef int _after_content(self) except -1
-    cdef int _spill(self) except -1
     cdef int _end_content(self) except -1
-    cdef void _drop_content(self) noexcept
     cdef void _end_transaction(self) noexcept

@@ -32,8 +32,6 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memchr, memcpy, memmove
 
 from fastrelay._core.command cimport (
-    PATH_LENGTH,
-    PATH_NO_DOMAIN,
     Path,
     PathFault,
     is_client_name,
@@ -42,7 +40,14 @@ from fastrelay._core.command cimport (
     parse_path,
     same_word,
 )
-from fastrelay._core.envelope cimport read_mail_parameters, read_rcpt_parameters
+from fastrelay._core.envelope cimport (
+    Envelope,
+    ServerLimits,
+    read_mail_parameters,
+    read_rcpt_parameters,
+    recipient_fault,
+    sender_fault,
+)
 
 # For Python; cimport finds them in server.pxd.
 globals()["Envelope"] = Envelope
@@ -63,8 +68,6 @@ cdef enum:
 
 cdef enum:
     HELD_BOUND = 1 << 20  # octets held back behind a message; the shell stops reading long before
-    HINT_BOUND = 1 << 16  # octets reserved on the word of the client
-    SPILL_CHUNK = 1 << 16  # least octets of a chunk but the last
     OUTPUT_KEPT = 4096  # octets of output buffer kept between two takes
     SMALL_CHUNK = 512  # a BDAT below this counts as a command without mail
 
@@ -111,9 +114,7 @@ cdef class SmtpServer:
         self._phase = NEW
         self._held = Collector()
         self._line = Collector()
-        self._unstuffer = Unstuffer(True, bare_line_ends == "repair")
-        self._spill_bytes = spill_bytes
-        self._chunks = []
+        self._intake = Intake(limits, spill_bytes, bare_line_ends == "repair")
 
     def __dealloc__(self):
         free(self._output)
@@ -173,7 +174,7 @@ cdef class SmtpServer:
         if self._event_discard:
             self._event_discard = False
             return SERVER_DISCARD
-        if self._chunks:
+        if self._intake.chunk_octets:
             return SERVER_SPILL
         if self._event_message:
             self._event_message = False
@@ -185,13 +186,7 @@ cdef class SmtpServer:
 
     cpdef bytes take_chunk(self):
         """The next piece of a content that goes to a file, b"" for none; all pieces together are the content."""
-        cdef bytes chunk
-        if not self._chunks:
-            return b""
-        chunk = self._chunks.pop(0)
-        self._chunk_octets -= len(chunk)
-        self._spill_taken = True
-        return chunk
+        return self._intake.take_chunk()
 
     cpdef int answer(self, bytes reply, double now) except -1:
         """The reply to the message (one or more whole lines); then what was held back is handled.
@@ -208,6 +203,7 @@ cdef class SmtpServer:
             self.messages += 1
             self._commands = self._errors = 0
         self._phase = COMMAND
+        self._intake.handed = False  # what was spilled is a message now
         self._end_transaction()
         self._run_held()
         if self._shutting_down:
@@ -219,7 +215,7 @@ cdef class SmtpServer:
     @property
     def backlog(self):
         """Octets held: behind a message that waits, and content not yet fetched. The shell stops reading at some."""
-        return self._held.length - self._held_from + self._chunk_octets
+        return self._held.length - self._held_from + self._intake.chunk_octets
 
     @property
     def waiting(self):
@@ -243,7 +239,7 @@ cdef class SmtpServer:
     cpdef void connection_lost(self) noexcept:
         """Frees the buffers. A message that waits stays the shell's; its answer() will do nothing."""
         if self._phase != WAIT:
-            self._drop_content()
+            self._intake.drop()
         self._event_discard = self._event_close = False
         self._phase = CLOSED
         self.closed = True
@@ -253,7 +249,6 @@ cdef class SmtpServer:
 
     cpdef void reset_session(self) noexcept:
         """Forgets all that the client said, read or held back: for a switch to TLS (RFC 3207 section 4.2)."""
-        self._drop_content()
         self._end_transaction()
         self._held.clear()
         self._held_from = 0
@@ -407,7 +402,6 @@ cdef class SmtpServer:
                 return self._on_data()
             if verb == QUIT:
                 return self._close(b"221 2.0.0 %b closing\r\n" % self.hostname)
-            self._drop_content()
             self._end_transaction()
             return self._say(b"250 2.0.0 Ok\r\n")
         return self._on_unknown(p, n)
@@ -452,8 +446,8 @@ cdef class SmtpServer:
         """The last words. A message that waits stays the shell's; what is unfinished is dropped."""
         if self._phase == CLOSED:
             return 0
-        if self._phase != WAIT:
-            self._drop_content()
+        if self._phase != WAIT and self._intake.drop():
+            self._event_discard = True
         self._say(reply)
         self._phase = CLOSED
         self.closed = True
@@ -467,7 +461,6 @@ cdef class SmtpServer:
         if not is_client_name(p + i, n - i):
             # No enhanced status code in any reply to EHLO or HELO (RFC 2034).
             return self._fault(b"501 Syntax: EHLO hostname\r\n" if esmtp else b"501 Syntax: HELO hostname\r\n")
-        self._drop_content()
         self._end_transaction()
         self.helo = p[i:n]
         self.esmtp = esmtp
@@ -497,7 +490,7 @@ cdef class SmtpServer:
             i += 1
         fault = parse_path(p, i, n, &path)
         if fault:
-            return self._fault(_sender_fault(fault))
+            return self._fault(sender_fault(fault))
         envelope = Envelope.__new__(Envelope)
         envelope.helo = self.helo
         envelope.esmtp = self.esmtp
@@ -525,7 +518,7 @@ cdef class SmtpServer:
             i += 1
         fault = parse_path(p, i, n, &path)
         if fault or path.length == 0:
-            return self._fault(_recipient_fault(fault, p, &path))
+            return self._fault(recipient_fault(fault, p, &path))
         if path.end < n:
             refusal = read_rcpt_parameters(envelope, p, path.end, n)
             if refusal is not None:
@@ -543,8 +536,13 @@ cdef class SmtpServer:
             refusal = self.verify_recipient(mailbox)
             if refusal is not None:
                 return self._fault(refusal) if refusal.startswith(b"5") else self._say(refusal)
+        parameters = None
+        if path.end < n:
+            parameters = <bytes>p[path.end : n]
+            if b"  " in parameters:
+                parameters = b" " + b" ".join(parameters.split())
         envelope.recipients.append(mailbox)
-        envelope.recipient_parameters.append(<bytes>p[path.end : n] if path.end < n else None)
+        envelope.recipient_parameters.append(parameters)
         return self._say(b"250 2.1.5 Ok\r\n")
 
     cdef int _on_data(self) except -1:
@@ -555,7 +553,9 @@ cdef class SmtpServer:
         if not self.envelope.recipients:
             # Usual behind a pipelined RCPT that was refused, so no error of its own.
             return self._say(b"554 5.5.1 No valid recipients\r\n")
-        self._begin_content(True, self.envelope.size_declared)
+        self._intake.begin(True, self.envelope.size_declared)
+        self._body_began = self._now
+        self._body_octets = 0
         self._phase = DATA
         return self._say(b"354 End data with <CR><LF>.<CR><LF>\r\n")
 
@@ -577,15 +577,13 @@ cdef class SmtpServer:
         self._chunk_last = end < n
         if self.envelope is None or not self.envelope.recipients:
             self._chunk_reply = b"503 5.5.1 MAIL and a valid RCPT first\r\n"
-        elif self._chunking and self._unstuffer.length + octets > self.limits.message_size:
-            self._chunk_reply = self._too_large()
-        elif not self._chunking and octets > self.limits.message_size:
-            self._chunk_reply = self._too_large()
-        elif not self._chunking:
-            self._begin_content(False, max(octets, self.envelope.size_declared))
-            self._chunking = True
+        else:
+            if not self._chunking:
+                self._intake.begin(False, max(octets, self.envelope.size_declared))
+                self._chunking = True
+            if self._intake.unstuffer.length + octets > self.limits.message_size:
+                self._chunk_reply = self._intake.too_large()
         if self._chunk_reply is not None:
-            self._drop_content()
             self._end_transaction()
         self._body_began = self._now
         self._body_octets = 0
@@ -596,22 +594,10 @@ cdef class SmtpServer:
 
     # ---- content
 
-    cdef bytes _too_large(self):
-        return b"552 5.3.4 Message larger than %d octets\r\n" % self.limits.message_size
-
-    cdef int _begin_content(self, bint dots, long long hint) except -1:
-        self._unstuffer.restart(dots)
-        if hint > 0:
-            self._unstuffer.content.reserve(min(hint, self._spill_bytes, HINT_BOUND))
-        self._body_began = self._now
-        self._body_octets = 0
-        return 0
-
     cdef Py_ssize_t _take_data(self, const unsigned char* p, Py_ssize_t n) except -1:
-        cdef Py_ssize_t used = self._unstuffer.feed_bytes(p, n)
+        cdef Py_ssize_t used = self._intake.feed(self.envelope, p, n)
         self._body_octets += used
-        self._after_content()
-        if self._unstuffer.ended:
+        if self._intake.unstuffer.ended:
             self._end_content()
         return used
 
@@ -621,8 +607,7 @@ cdef class SmtpServer:
         self._chunk_left -= n
         self._body_octets += n
         if self._chunk_reply is None:
-            self._unstuffer.feed_bytes(p, n)
-            self._after_content()
+            self._intake.feed(self.envelope, p, n)
         if self._chunk_left == 0:
             self._end_chunk()
         return n
@@ -634,110 +619,30 @@ cdef class SmtpServer:
         if self._chunk_reply is not None:
             return self._say(self._chunk_reply)
         if self._chunk_last:
-            self._unstuffer.finish_chunks()
-            self._after_content()
+            self._intake.unstuffer.finish_chunks()
             return self._end_content()
-        reply = self._content_fault()
+        reply = self._intake.fault()
         if reply is None:
-            return self._say(b"250 2.0.0 Ok, so far %d octets\r\n" % self._unstuffer.length)
-        self._drop_content()
+            return self._say(b"250 2.0.0 Ok, so far %d octets\r\n" % self._intake.unstuffer.length)
         self._end_transaction()
         return self._say(reply)
 
-    cdef bytes _content_fault(self):
-        """The reply that refuses the content as it is so far, or None."""
-        cdef Unstuffer content = self._unstuffer
-        if content.length > self.limits.message_size:
-            return self._too_large()
-        if max(content.header_length, 0 if content.header_length else content.length) > self.limits.header_size:
-            return b"552 5.3.4 Header larger than %d octets\r\n" % self.limits.header_size
-        if content.bare and not content.repair:
-            return b"550 5.5.2 Bare CR or LF in the message; lines end with CRLF\r\n"
-        if content.nul:
-            return b"550 5.6.0 NUL in the message\r\n"
-        return None
-
-    cdef int _after_content(self) except -1:
-        cdef Unstuffer content = self._unstuffer
-        if content.discard:
-            return 0
-        if self._content_fault() is not None:
-            self._drop_content()
-            content.discard = True
-        elif content.length > self._spill_bytes and content.header_length:
-            self._spill()
-        return 0
-
-    cdef int _spill(self) except -1:
-        """Moves what was collected to the chunks: all of it the first time, later by SPILL_CHUNK."""
-        cdef Envelope envelope = self.envelope
-        cdef bytes chunk
-        if envelope.spilled and self._unstuffer.content.length < SPILL_CHUNK:
-            return 0
-        chunk = self._unstuffer.content.take()
-        if not envelope.spilled:
-            envelope.spilled = True
-            envelope.eight_bit = self._unstuffer.eight_bit
-            envelope.read_header(chunk, self._unstuffer.header_length)
-            envelope.keep_header(chunk)
-        self._chunks.append(chunk)
-        self._chunk_octets += len(chunk)
-        return 0
-
     cdef int _end_content(self) except -1:
         """The whole content is here: a message, or the reply that refuses it."""
-        cdef Unstuffer content = self._unstuffer
-        cdef Envelope envelope = self.envelope
-        cdef bytes reply = self._content_fault()
+        cdef bytes reply = self._intake.fault()
         self._progress = True
         if reply is not None:
             self._phase = COMMAND
-            self._drop_content()
             self._end_transaction()
             return self._say(reply)
-        envelope.content_length = content.length
-        envelope.longest_line = content.longest_line
-        envelope.eight_bit = content.eight_bit
-        envelope.repaired = content.bare
-        if not envelope.spilled:
-            envelope.content = content.content.take()
-            envelope.read_header(envelope.content, content.header_length or content.length)
-        elif content.content.length:
-            chunk = content.content.take()
-            self._chunks.append(chunk)
-            self._chunk_octets += len(chunk)
+        self._intake.complete(self.envelope)
         self._phase = WAIT
         self._event_message = True
         return 0
 
-    cdef void _drop_content(self) noexcept:
-        """Forgets a content that will not be a message; the shell learns of it if it has a part."""
-        self._unstuffer.content.clear()
-        self._chunks.clear()
-        self._chunk_octets = 0
-        if self._spill_taken:
-            self._event_discard = True
-            self._spill_taken = False
-
     cdef void _end_transaction(self) noexcept:
+        """Forgets the transaction and a content that became no message; the shell learns of it if it has a part."""
+        if self._intake.drop():
+            self._event_discard = True
         self.envelope = None
         self._chunking = False
-        self._spill_taken = False
-
-
-cdef bytes _sender_fault(PathFault fault):
-    if fault == PATH_LENGTH:
-        return b"501 5.1.7 Sender address too long\r\n"
-    if fault == PATH_NO_DOMAIN:
-        return b"501 5.1.7 Sender address without a domain\r\n"
-    return b"501 5.1.7 Bad sender address syntax\r\n"
-
-
-cdef bytes _recipient_fault(PathFault fault, const unsigned char* p, Path* path):
-    if fault == PATH_LENGTH:
-        return b"501 5.1.3 Recipient address too long\r\n"
-    if fault == PATH_NO_DOMAIN and same_word(p + path.start, path.length, b"POSTMASTER"):
-        return b"550 5.1.3 No mailboxes here; write postmaster@domain\r\n"
-    if fault == PATH_NO_DOMAIN:
-        return b"501 5.1.3 Recipient address without a domain\r\n"
-    return b"501 5.1.3 Bad recipient address syntax\r\n"

@@ -1,0 +1,124 @@
+"""Random clients against the SMTP server machine: whatever they say and however it is cut, the rules hold.
+
+`--long` runs fifty times as many.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import re
+
+import pytest
+
+from fastrelay._core import server
+
+WORDS = [
+    *(b"EHLO x\r\n", b"HELO x\r\n", b"MAIL FROM:<a@b.example>\r\n", b"MAIL FROM:<> SIZE=9 BODY=8BITMIME SMTPUTF8\r\n"),
+    *(b"RCPT TO:<c@d.example>\r\n", b"RCPT TO:<\xc3\xbc@d> NOTIFY=NEVER\r\n", b"DATA\r\n", b"RSET\r\n", b"NOOP\r\n"),
+    *(b"BDAT 3\r\n", b"BDAT 90 LAST\r\n", b"BDAT 0 LAST\r\n", b"BDAT 70000\r\n", b"VRFY x\r\n", b"QUIT\r\n", b"\r\n"),
+    *(
+        b"\r\n.\r\n",
+        b"\n.\n",
+        b"\r.\r",
+        b"\r\n.\n",
+        b".",
+        b"..",
+        b"\r",
+        b"\n",
+        b"\0",
+        b"\xff",
+        b"\x16",
+        b" ",
+        b"<",
+        b'"',
+    ),
+    *(b"A: b\r\n\r\n", b"Received: x\r\n", b"x" * 3000, b"y" * 70_000, b"text\r\n" * 30),
+]
+TRANSACTION = b"EHLO x\r\nMAIL FROM:<a@b.example>\r\nRCPT TO:<c@d.example>\r\n"
+REPLY = re.compile(rb"[2345]\d\d[ -][ -~]*")
+
+Result = tuple[bytes, list[bytes], bool, int]
+
+
+def script(chance: random.Random) -> bytes:
+    words = [chance.choice(WORDS) for _ in range(chance.randrange(1, 25))]
+    for _ in range(chance.randrange(3)):
+        words.insert(
+            chance.randrange(len(words) + 1), TRANSACTION + chance.choice([b"", b"DATA\r\n", b"BDAT 50 LAST\r\n"])
+        )
+    octets = bytearray(b"".join(words))
+    for _ in range(chance.choice([0, 0, 0, 1, 3])):
+        octets[chance.randrange(len(octets))] = chance.randrange(256)
+    return bytes(octets)
+
+
+def play(octets: bytes, cuts: list[int], late: bool, settings: dict[str, object]) -> Result:
+    """What was said and taken, whether the connection closed, and how many octets were never looked at."""
+    limits = server.ServerLimits(message_size=200_000, line=300, header_size=5000, recipients=3)
+    machine = server.SmtpServer(b"relay.example", limits, may_relay=True, **settings)
+    machine.greeting(0.0)
+    output, contents, spilled, closed = [], [], [], False
+    edges = [0, *sorted(cuts), len(octets)]
+    pieces = [octets[a:b] for a, b in itertools.pairwise(edges)]
+    for number, piece in enumerate(pieces):
+        machine.receive(piece, float(number))
+        while True:
+            event = machine.next_event()
+            if event == server.SPILL:
+                spilled.append(machine.take_chunk())
+            elif event == server.DISCARD:
+                spilled.clear()
+            elif event == server.MESSAGE:
+                envelope = machine.envelope
+                content = b"".join(spilled) if envelope.spilled else envelope.content
+                spilled.clear()
+                check(envelope, content, settings)
+                contents.append(content)
+            elif event == server.CLOSE:
+                closed = True
+            elif machine.waiting and not (late and number < len(pieces) - 1):
+                machine.answer(b"250 2.0.0 Stored\r\n", float(number))
+            else:
+                break
+        assert machine.backlog <= (1 << 20) + len(piece)
+        output.append(machine.take_output())
+    return b"".join(output), contents, closed, machine.messages
+
+
+def check(envelope: server.Envelope, content: bytes, settings: dict[str, object]) -> None:
+    assert envelope.recipients
+    assert len(envelope.recipients) == len(envelope.recipient_parameters) <= 3
+    assert len(content) == envelope.content_length <= 200_000
+    assert not re.search(rb"\r(?!\n)|(?<!\r)\n|\0", content)
+    assert content.startswith(envelope.header)
+    assert len(envelope.header) == envelope.header_length <= 5000
+    assert envelope.eight_bit == (not content.isascii())
+    for address in (envelope.reverse_path, *envelope.recipients):
+        assert not re.search(rb"[\0-\x1f\x7f<>]", address)
+        assert envelope.smtputf8 or address.isascii()
+
+
+@pytest.mark.parametrize("repair", [False, True])
+def test_any_client(request: pytest.FixtureRequest, repair: bool) -> None:
+    rounds = 100_000 if request.config.getoption("--long", default=False) else 2000
+    settings = {"bare_line_ends": "repair" if repair else "refuse", "spill_bytes": 2000}
+    for seed in range(rounds):
+        chance = random.Random(f"{seed} {repair}")
+        octets = script(chance)
+        whole = play(octets, [], False, settings)
+        for line in whole[0].split(b"\r\n")[:-1]:
+            assert REPLY.fullmatch(line), (seed, line)
+        for late in (False, True):
+            cuts = [chance.randrange(len(octets) + 1) for _ in range(chance.choice([1, 2, 30]))]
+            assert play(octets, cuts, late, settings) == whole, (seed, cuts, late)
+
+
+def test_pure_noise(request: pytest.FixtureRequest) -> None:
+    rounds = 25_000 if request.config.getoption("--long", default=False) else 500
+    for seed in range(rounds):
+        chance = random.Random(seed)
+        octets = TRANSACTION[: chance.choice([0, 8, 99])] + chance.randbytes(chance.randrange(1, 3000))
+        whole = play(octets, [], False, {})
+        cuts = [chance.randrange(len(octets) + 1) for _ in range(20)]
+        assert play(octets, cuts, True, {}) == whole, seed
