@@ -3,24 +3,25 @@
 Sans-IO: it holds no socket and no clock. The shell calls receive/begin/chunk/progress/tick/connection_lost with `now`
 (monotonic seconds), then writes what take_output gives, then asks next_event until it says NONE:
 
-    READY              greeting and EHLO are done, or the last transaction is over and the session is clean: begin() may be called
+    READY              greeting and EHLO are done, or the last transaction is over and the session is clean:
+                       begin() may be called
     DONE               take_finished() gives the transaction, with what became of it
     NEED_BODY          chunk() may be called once (for a content that is streamed)
     GREETING_REFUSED   last_reply says why the server takes no mail in this session; CLOSING follows
     CLOSING            write what is left, then close; error_kind and error say why, if it was not our wish
 
-take_output must be called after each of these calls: a reply that was read before its command was handed out is nobody's
-answer, and that is how the machine knows. `deadline` counts from the request, not from the last octet read.
+take_output must be called after each of these calls: a reply that was read before its command was handed out is
+nobody's answer, and that is how the machine knows. `deadline` counts from the request, not from the last octet read.
 
-How a transaction goes out: with PIPELINING, MAIL and all RCPT in one group, with DATA behind them; where CHUNKING is offered
-too, a small content goes in that same group as "BDAT n LAST", and a larger or streamed one by BDAT after the replies. Nothing
-follows a final dot or last chunk before its reply is read (RFC 2920 section 3.1, RFC 3030 section 4.2). A session that had a
-refusal is reset, and is READY only after 250 to RSET. Every reply is counted in order; whatever does not fit ends the
-session, and a transaction is delivered by nothing but a 2xx reply to its whole content.
+How a transaction goes out: with PIPELINING, MAIL and all RCPT in one group, with DATA behind them; where CHUNKING is
+offered too, a small content goes in that same group as "BDAT n LAST", and a larger or streamed one by BDAT after the
+replies. Nothing follows a final dot or last chunk before its reply is read (RFC 2920 section 3.1, RFC 3030 section
+4.2). A session that had a refusal is reset, and is READY only after 250 to RSET. Every reply is counted in order;
+whatever does not fit ends the session, and a transaction is delivered by nothing but a 2xx reply to its whole content.
 
-Known faults: a server that answers one command twice with well-formed replies inside one pipelined group shifts the rest
-by one, which cannot be told from a right order when all are 2xx. A server that parses a refused BDAT chunk as commands
-(against RFC 3030) ends the session.
+Known faults: a server that answers one command twice with well-formed replies inside one pipelined group shifts the
+rest by one, which cannot be told from a right order when all are 2xx. A server that parses a refused BDAT chunk as
+commands (against RFC 3030) ends the session.
 """
 
 cimport cython
@@ -39,11 +40,13 @@ from fastrelay._core import transaction as _nouns
 globals().update({name: getattr(_nouns, name) for name in (
     "Capabilities", "Timeouts", "Transaction", "Stage", "ErrorKind")})
 
-# What is awaited in each state, for people. The timeouts stand in _patience.
-cdef tuple WORDS = ("the greeting", "the reply to EHLO", "the reply to HELO", "nothing", "the reply to MAIL",
-                    "the reply to RCPT", "the reply to DATA", "the body", "the reply to the message",
-                    "the reply to RSET", "the reply to QUIT", "nothing")
-
+# What goes on in each state, for people. The timeouts stand in _patience.
+cdef tuple WORDS = (
+    "waiting for the greeting", "waiting for the reply to EHLO", "waiting for the reply to HELO", "idle",
+    "waiting for the reply to MAIL", "waiting for the reply to RCPT", "waiting for the reply to DATA",
+    "sending the message", "waiting for the reply to the message", "waiting for the reply to RSET",
+    "waiting for the reply to QUIT", "closed",
+)
 
 
 @cython.final
@@ -114,7 +117,7 @@ cdef class SmtpClient:
             if last:
                 self._queue(self._stuffer.finish())
         elif n or last:
-            if self._chunks == 0 and not self._out:
+            if self._chunks == 0:
                 self._asked = True
             self._chunks += 1
             self._last_chunk = last
@@ -154,24 +157,24 @@ cdef class SmtpClient:
         """Look at the deadline; 1 when it has passed (events follow)."""
         if now < self.deadline or self.state == STATE_CLOSED:
             return 0
-        self._fail(ERROR_TIMEOUT, f"timed out waiting for {WORDS[self.state]}")
+        self._fail(ERROR_TIMEOUT, f"timed out {WORDS[self.state]}")
         return 1
 
     cpdef int progress(self, double now, Py_ssize_t pending=0) except -1:
-        """The socket took octets; `pending` wait in its buffer still. Must be called for bodies above SMALL_BODY octets."""
+        """The socket took octets, `pending` are left in its buffer. A must for bodies above SMALL_BODY octets."""
         cdef bint moved = self._pending < 0 or pending < self._pending
         if self.state == STATE_BODY or (self.state == STATE_FINAL and self._draining):
             self._pending = pending
             if pending == 0 and self.state == STATE_FINAL:
                 self._draining = False
                 self.deadline = now + self._timeouts.final
-            elif moved or pending == 0:
+            elif moved:
                 self.deadline = min(self._body_deadline, now + self._timeouts.block)
         return 0
 
     cpdef int connection_lost(self, double now) except -1:
         """The connection is gone, by whichever side."""
-        return self._fail(ERROR_CLOSED, f"connection closed by the server while waiting for {WORDS[self.state]}")
+        return self._fail(ERROR_CLOSED, f"connection closed by the server while {WORDS[self.state]}")
 
     cpdef list take_output(self):
         """What to write now, in order; a new list of bytes."""
@@ -581,4 +584,4 @@ cdef class SmtpClient:
         if self._asked or self._stale:
             return self._fail(ERROR_PROTOCOL, f"a reply came before its command: {reply.text_for_log()}")
         return self._fail(ERROR_PROTOCOL,
-                          f"unexpected reply while waiting for {WORDS[self.state]}: {reply.text_for_log()}")
+                          f"unexpected reply while {WORDS[self.state]}: {reply.text_for_log()}")

@@ -25,7 +25,9 @@ cdef enum:
 
 # C0, DEL and C1 controls, line and paragraph separators, and the marks that turn text around on a terminal.
 _UNSAFE = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
-_UNSAFE.update({code: f"\\u{code:04x}" for code in (0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xFEFF)})
+_UNSAFE.update({
+    code: f"\\u{code:04x}" for code in (0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A), 0xFEFF)
+})
 _UNSAFE[ord("\n")] = " "
 
 

@@ -19,7 +19,7 @@ cdef int64_t SIZE_CEILING = 1 << 62
 
 @cython.final
 cdef class Timeouts:
-    """Seconds to wait for each reply, counted from the request, not from the last octet read (RFC 5321 section 4.5.3.2).
+    """Seconds to wait for each reply, from the request and not from the last octet read (RFC 5321 section 4.5.3.2).
 
     envelope: MAIL to the go-ahead for the body, in all. block: without progress of the body. body: for the whole
     body, plus its size divided by body_rate (octets a second). final: the reply to the message.
@@ -48,7 +48,7 @@ cdef class Timeouts:
 cdef class Capabilities:
     """What the server said to EHLO (RFC 5321 section 4.1.1.1). After HELO everything is off.
 
-    size_limit: octets, 0 for no limit known (RFC 1870). mail_max, rcpt_max, rcpt_domain_max: 0 for no limit (RFC 9422).
+    size_limit: octets, 0 for no limit known (RFC 1870). mail_max, rcpt_max, rcpt_domain_max: 0 for none (RFC 9422).
     auth: mechanisms in upper case.
     """
 
@@ -66,7 +66,9 @@ cdef class Capabilities:
         cdef Capabilities found = Capabilities.__new__(Capabilities)
         found.esmtp = True
         for line in reply.text.split(b"\n")[1:]:
-            words = line.upper().replace(b"=", b" ", 1).split() if line[:5].upper() == b"AUTH=" else line.upper().split()
+            words = line.upper().split()
+            if words and words[0].startswith(b"AUTH="):    # the spelling of old Exchange servers
+                words[0:1] = [b"AUTH", words[0][5:]]
             if words:
                 _take_keyword(found, words[0], words[1:])
         return found
@@ -119,11 +121,13 @@ cdef int64_t _number(bytes digits, int64_t ceiling) except -1:
 cdef class Transaction:
     """One reverse-path, its recipients and a message; afterwards, what the server said to each.
 
-    To do: recipient_parameters is None or one bytes a recipient; both kinds of parameters begin with a space and are sent
-    only where DSN is offered (RFC 3461). size: octets of prefix and content. content None: streamed by SmtpClient.chunk.
+    To do: recipient_parameters is None or one bytes a recipient; both kinds of parameters begin with a space and are
+    sent only where DSN is offered (RFC 3461). size: octets of prefix and content. content None: streamed by
+    SmtpClient.chunk.
 
-    Done: mail_reply, recipient_replies[i], final_reply are what was read, None what was not. If mail_reply is not 2xx it
-    decides for all. error_kind, error (words) and error_status ("5.3.4") say why there is no reply, or none to trust.
+    Done: mail_reply, recipient_replies[i], final_reply are what was read, None what was not. If mail_reply is not 2xx
+    it decides for all. error_kind, error (words) and error_status ("5.3.4") say why there is no reply, or none to
+    trust. stage says how far it came. all_delivered: every RCPT and the message have a 2xx reply.
     `reply_for` and `may_have_arrived` draw the conclusion for one recipient.
     """
 
