@@ -10,15 +10,14 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 import click
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-PIPE_WIDTH = 4000
+PIPE_WIDTH = 4000  # columns of a line where there is no terminal to fit into
+GAP = 2  # spaces between columns
+NARROWEST = 12  # a wide column is not cut below this
 
 # Column kinds: how a column is aligned and what gives way when the terminal is narrow.
 LEFT, RIGHT, WIDE = "left", "right", "wide"
@@ -102,34 +101,32 @@ def terminal_width() -> int:
 
 
 def print_table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[object]]) -> None:
-    """Rows below their headings. columns: (heading, LEFT, RIGHT or WIDE); a WIDE one is cut short when need be."""
+    """Rows below their headings. columns: (heading, LEFT, RIGHT or WIDE).
+
+    On a terminal, WIDE columns are cut short until a line fits; the others (ids, counts) stay whole; a terminal that
+    is too narrow even for them wraps.
+    """
+    from rich.cells import cell_len
+    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for index, (heading, kind) in enumerate(columns):
-        wide = kind == WIDE
-        table.add_column(
-            heading,
-            justify="right" if kind == RIGHT else "left",
-            no_wrap=True,
-            overflow="ellipsis",
-            min_width=min(max([len(heading), *(len(clean(row[index])) for row in rows)]), 12) if wide else None,
-            ratio=None,
-        )
-    for row in rows:
-        table.add_row(*(Text(clean(cell)) for cell in row))
-    _print(table, shrinkable=any(kind == WIDE for _, kind in columns))
-
-
-def _print(table: Table, shrinkable: bool) -> None:
-    from rich.console import Console
-
+    cells = [[clean(cell) for cell in row] for row in rows]
+    widths = [max([len(heading), *(cell_len(row[at]) for row in cells)]) for at, (heading, _) in enumerate(columns)]
+    wide = [at for at, (_, kind) in enumerate(columns) if kind == WIDE]
+    fit_widths(widths, wide, terminal_width() - GAP * (len(columns) - 1))
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+    for (heading, kind), width in zip(columns, widths, strict=True):
+        justify: Literal["right", "left"] = "right" if kind == RIGHT else "left"
+        table.add_column(heading, justify=justify, width=width, no_wrap=True, overflow="ellipsis")
+    for row in cells:
+        table.add_row(*(Text(cell) for cell in row))
     terminal = sys.stdout.isatty()
     console = Console(
-        width=terminal_width() if shrinkable else PIPE_WIDTH,
+        width=sum(widths) + GAP * len(columns),
         force_terminal=terminal,
         color_system="standard" if terminal and "NO_COLOR" not in os.environ else None,
+        no_color="NO_COLOR" in os.environ,
         highlight=False,
         markup=False,
         emoji=False,
@@ -138,6 +135,21 @@ def _print(table: Table, shrinkable: bool) -> None:
         console.print(table)
     for line in capture.get().splitlines():
         click.echo(line.rstrip())
+
+
+def fit_widths(widths: list[int], wide: Sequence[int], room: int) -> None:
+    """Narrow the wide columns, the widest first, until all fit into `room` or are at NARROWEST."""
+    while (excess := sum(widths) - room) > 0:
+        able = [at for at in wide if widths[at] > NARROWEST]
+        if not able:
+            return
+        widest = max(able, key=lambda at: widths[at])
+        others = [widths[at] for at in able if widths[at] < widths[widest]]
+        level = max([NARROWEST, *others])
+        same = [at for at in able if widths[at] == widths[widest]]
+        cut = min(widths[widest] - level, -(-excess // len(same)))
+        for at in same:
+            widths[at] -= cut
 
 
 def print_fields(pairs: Sequence[tuple[str, object]]) -> None:

@@ -13,8 +13,8 @@ OUTCOMES = ("delivered", "failed", "expired", "suppressed", "removed")
 
 @click.command(
     epilog="""\b
-All counts are recipients. accepted = queued + delivered + failed + expired + suppressed + removed,
-at every instant; `fastrelay queue audit` proves it.
+All counts are recipients. At every instant, accepted = queued + delivered + failed + expired +
+suppressed + removed; `fastrelay queue audit` proves it.
 
 \b
 Examples:
