@@ -4,7 +4,7 @@ Nothing of the system's Postfix configuration is read or changed. Postfix wants 
 as its own user "postfix"; `missing()` says in words why it cannot be used here, or None.
 
     with PostfixInstance(directory, relay_to="127.0.0.1:2526") as postfix: ...   # relays everything to a smart host
-    with PostfixInstance(directory, domains=["d.example"]) as postfix: ...       # takes mail into maildirs
+    with PostfixInstance(directory, domains=["d.example"]) as postfix: ...       # takes mail into a maildir
 
 Known fault: Debian's Postfix has its programs in fixed places; no other prefix is supported.
 """
@@ -58,7 +58,7 @@ def missing() -> str | None:
 
 
 class PostfixInstance:
-    """One instance; a context manager. `endpoint` is its SMTP listener, `mail_dir` its maildirs by recipient."""
+    """One instance; a context manager. `endpoint` is its SMTP listener, `mail_dir` holds its one maildir."""
 
     def __init__(
         self,
@@ -101,10 +101,10 @@ class PostfixInstance:
             to_host, to_port = split_endpoint(relay_to)
             main["relayhost"] = f"[{to_host}]:{to_port}"
         if domains:
-            (self.directory / "etc" / "boxes").write_text("/^(.*)@(.*)$/ $1@$2/\n")
             main |= {
                 "virtual_mailbox_domains": " ".join(domains), "virtual_mailbox_base": str(self.mail_dir),
-                "virtual_mailbox_maps": f"regexp:{etc}/boxes", "virtual_mailbox_limit": "0", "message_size_limit": "0",
+                "virtual_mailbox_maps": "static:all/", "virtual_mailbox_limit": "0", "message_size_limit": "0",
+                "local_header_rewrite_clients": "",
                 "virtual_uid_maps": f"static:{owner.pw_uid}", "virtual_gid_maps": f"static:{owner.pw_gid}",
             }
         main |= settings
@@ -158,9 +158,9 @@ class PostfixInstance:
             for _, _, files in os.walk(queue / name)
         )
 
-    def mail(self, recipient: str) -> list[bytes]:
-        """The messages delivered to a recipient, as stored (LF line ends, Postfix's own headers on top)."""
-        box = self.mail_dir / recipient / "new"
+    def mail(self) -> list[bytes]:
+        """What was delivered, as stored: LF line ends, Postfix's own fields on top."""
+        box = self.mail_dir / "all" / "new"
         return [path.read_bytes() for path in sorted(box.iterdir())] if box.exists() else []
 
     def log_tail(self, lines: int = 40) -> str:
