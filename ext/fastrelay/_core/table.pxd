@@ -52,6 +52,7 @@ cdef class Table:
     cpdef int64_t used(self, uint32_t cell) noexcept nogil
     cpdef int32_t held(self, uint32_t cell, uint32_t slot) noexcept nogil
     cpdef void demand(self, uint32_t cell, uint32_t slot, int32_t n) noexcept nogil
+    cpdef int32_t demanded(self, uint32_t cell, uint32_t slot) noexcept nogil
     cpdef int32_t share(self, uint32_t cell, uint32_t slot, int32_t limit) noexcept nogil
     cpdef int64_t take(
         self, uint32_t cell, int64_t now_ns, int32_t n, int64_t emission_ns, int64_t burst

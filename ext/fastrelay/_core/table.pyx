@@ -330,6 +330,12 @@ cdef class Table:
         if cell < self._capacity and slot < self._slots:
             fr_store_i32(self._row(cell, slot) + 1, max(n, 0))
 
+    cpdef int32_t demanded(self, uint32_t cell, uint32_t slot) noexcept nogil:
+        """What a slot last said with `demand`."""
+        if cell >= self._capacity or slot >= self._slots:
+            return 0
+        return fr_load_i32(self._row(cell, slot) + 1)
+
     cpdef int32_t share(self, uint32_t cell, uint32_t slot, int32_t limit) noexcept nogil:
         """This slot's fair share of `limit` by the published demand (max-min: small demands are met in full, the rest
         is split evenly). 0 without demand, else at least 1; a worker that holds more yields at a message boundary.

@@ -1,0 +1,82 @@
+"""The hot path's middle: accept, pull, settle; see engine.pyx."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from fastrelay._core.commit cimport Scan, Spool
+from fastrelay._core.index cimport Domain, Index, SiteQueue
+from fastrelay._core.inflight cimport Inflight
+from fastrelay._core.record cimport Head, Record, Text
+from fastrelay._core.server cimport Envelope
+from fastrelay._core.slab cimport Slab
+from fastrelay._core.transaction cimport Transaction
+
+cdef class Accepted:
+    cdef public object connection
+    cdef public uint64_t msgid
+    cdef public bytes raw
+    cdef public bytes content
+    cdef public list domains
+    cdef public Py_ssize_t size
+    cdef public uint32_t campaign, tenant
+    cdef public double since
+
+cdef class Hot:
+    cdef Record record
+    cdef bytes content
+
+cdef class Delivery:
+    cdef public Transaction transaction
+    cdef public object session
+    cdef public uint32_t message
+    cdef public uint64_t msgid
+    cdef public int spool
+    cdef public list recipients
+    cdef public Record record
+    cdef public double started
+    cdef int handle
+
+cdef class Engine:
+    cdef public Index index
+    cdef public list spools, inflights, tags
+    cdef Spool spool
+    cdef Inflight inflight
+    cdef public Slab slab
+    cdef public object cold
+    cdef public object monotonic, wall
+    cdef public bytearray read_buffer
+    cdef public bytes hostname
+    cdef public Py_ssize_t received_limit, queued_limit, recipients_per_transaction, hot_limit, loading_limit
+    cdef public int64_t expire_ms
+    cdef public bint suspensions, held_back
+    cdef public dict field_names
+    cdef dict hot
+    cdef readonly Py_ssize_t hot_bytes
+    cdef public Py_ssize_t loading
+    cdef Text text
+    cdef list dirty
+    cdef int64_t second
+    cdef bytes second_iso, second_date
+    cdef uint32_t accepted_messages, accepted_recipients, accepted_bytes, events_total, duplicates_total
+    cdef uint32_t commit_seconds, commit_group
+    cdef public object accept_edit
+
+    cdef int _clock(self, double wall) except -1
+    cdef int _event_begin(self, const char* name, double wall, bytes tag, uint64_t msgid) except -1
+    cpdef bytes accept(self, object connection, Envelope envelope, bytes client, bytes trace_head, object large, double now)
+    cdef int _accepted(self, Accepted a, double now_ms) except -1
+    cpdef Delivery pull(self, SiteQueue site, int source, int most, double now)
+    cdef Delivery _load(self, uint32_t r, SiteQueue site, int most)
+    cdef int _misrouted(self, uint32_t r, SiteQueue site, double now) except -1
+    cpdef int body_leaves(self, Delivery delivery) except -1
+    cpdef int settle_delivered(self, Delivery delivery, bytes tail, double now) except -1
+    cpdef int released(self, Delivery delivery) except -1
+    cpdef int wake(self, SiteQueue site) except -1
+    cdef int _forget_hot(self, uint64_t msgid) except -1
+    cdef Domain _domain_of(self, const char* address, Py_ssize_t length)
+    cdef uint32_t _name_in(self, const unsigned char* raw, const Head* head, int which) except? 0xFFFFFFFF
+    cpdef int place_ready(self, uint32_t r, double now) except -1
+    cdef bytes _trace(self, Envelope envelope, bytes trace_head, uint64_t msgid, double wall)
+    cdef int _event_accepted(self, Accepted a, Envelope envelope, bytes client, double wall) except -1
+    cdef int _event_names(self, uint32_t campaign, uint32_t tenant) except -1
+    cdef Delivery _delivery(self, uint32_t r, uint32_t m, Record record, bytes content, SiteQueue site, int most)
+    cdef int _event_delivered(self, Delivery delivery, Py_ssize_t i, bytes tail, double wall, double now) except -1

@@ -1,0 +1,759 @@
+"""The hot path's middle: what happens to a message between the two SMTP machines.
+
+    accept   envelope and content → trace header, record → the spool's open batch. No reply is given yet.
+    on_commit   the batch is on stable storage: reply 250, put into the index, wake the site.
+    pull     a free session takes the next recipients of one message: index → record and content → Transaction.
+    settle_delivered   every recipient was taken: event, counters, deletion → the open batch.
+
+Everything an operator may argue with (routes, retries, what a failure means) is behind `cold`, a Python object
+(fastrelay/app.py) that is called only off the straight path.
+
+Crash argument, by what is on disk when the process dies (DESIGN section 4):
+
+    before the accept batch is committed    no 250 was sent; content without a record is garbage
+    after it, before pull                   the record is there, nothing in the in-flight file: delivered at restart
+    body handed to the socket               `body_leaves` wrote the in-flight slot before the write: the recipients go
+                                            again, flagged possible_duplicate
+    settled, batch not committed            as before: slot still set, so flagged
+    batch committed, slot not yet cleared   the record is gone (or has the outcome); a slot without a queued recipient
+                                            means nothing
+"""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.list cimport PyList_GET_SIZE
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
+from libc.string cimport memcpy
+
+from fastrelay._core.index cimport (
+    DNS,
+    IN_FLIGHT,
+    LOADING,
+    Message,
+    NIL,
+    QUARANTINED,
+    READY,
+    RECIPIENT_POSSIBLE_DUPLICATE,
+    RETRY,
+    Recipient,
+    UNPLACED,
+    SUSPENDED,
+)
+from fastrelay._core.record cimport (
+    FLAG_EIGHT_BIT,
+    FLAG_UTF8_ADDRESS,
+    FLAG_UTF8_HEADER,
+    Head,
+    RecipientView,
+    encode_record,
+    first_recipient,
+    head_of,
+    next_recipient,
+)
+from fastrelay._core.reply cimport Reply
+
+cdef enum:
+    MOST_RECIPIENTS = 1000      # of one transaction
+
+import email.utils
+import time as _time
+
+READ_BUFFER_BYTES = 256 * 1024
+PLAIN_NAME = bytes(c if 32 < c < 127 and c not in b'()<>"\\' else 63 for c in range(256))
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Accepted:
+    """A message that waits for its commit."""
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Hot:
+    """A message whose record and content are still in memory."""
+
+
+@cython.final
+@cython.freelist(256)
+cdef class Delivery:
+    """One transaction: which recipients of which message, in whose hands."""
+
+
+@cython.final
+cdef class Engine:
+    """One worker's middle. All calls on the loop's thread; `now` is monotonic seconds."""
+
+    def __init__(self, Index index, Slab slab, cold, *, monotonic, wall, bytes hostname, Py_ssize_t received_limit,
+                 Py_ssize_t queued_limit, Py_ssize_t recipients_per_transaction, Py_ssize_t hot_bytes,
+                 int64_t expire_ms, dict field_names):
+        self.index = index
+        self.slab = slab
+        self.cold = cold
+        self.monotonic = monotonic
+        self.wall = wall
+        self.spools = []
+        self.inflights = []
+        self.tags = []
+        self.spool = None
+        self.read_buffer = bytearray(READ_BUFFER_BYTES)
+        self.hostname = hostname
+        self.received_limit = received_limit
+        self.queued_limit = queued_limit
+        self.recipients_per_transaction = min(recipients_per_transaction, MOST_RECIPIENTS)
+        self.hot_limit = hot_bytes
+        self.loading_limit = 64
+        self.expire_ms = expire_ms
+        self.suspensions = False
+        self.held_back = False
+        self.field_names = field_names
+        self.hot = {}
+        self.hot_bytes = 0
+        self.loading = 0
+        self.text = Text()
+        self.dirty = []
+        self.second = -1
+        self.accept_edit = None
+        self.accepted_messages = slab.counter("fastrelay_accepted_messages_total")
+        self.accepted_recipients = slab.counter("fastrelay_accepted_recipients_total")
+        self.accepted_bytes = slab.counter("fastrelay_accepted_bytes_total")
+        self.events_total = slab.counter("fastrelay_events_total")
+        self.duplicates_total = slab.counter("fastrelay_possible_duplicates_total")
+
+    def add_spool(self, Spool spool, Inflight inflight, tag):
+        """The first one is this worker's own; others (of workers that are no more) are only drained."""
+        self.spools.append(spool)
+        self.inflights.append(inflight)
+        self.tags.append(tag.encode() if isinstance(tag, str) else tag)
+        if len(self.spools) == 1:
+            self.spool = spool
+            self.inflight = inflight
+        return len(self.spools) - 1
+
+    # -- words ------------------------------------------------------------------------------------------------
+
+    cdef int _clock(self, double wall) except -1:
+        cdef int64_t second = <int64_t> wall
+        if second != self.second:
+            self.second = second
+            self.second_iso = _time.strftime("%Y-%m-%dT%H:%M:%S.", _time.gmtime(second)).encode()
+            self.second_date = email.utils.formatdate(second).replace("-0000", "+0000").encode()
+        return 0
+
+    cdef int _event_begin(self, const char* name, double wall, bytes tag, uint64_t msgid) except -1:
+        """Up to and including the id: `"event":"…","time":"…","id":"…"`."""
+        cdef Text text = self.text
+        cdef int ms
+        cdef char digits[3]
+        self._clock(wall)
+        ms = <int> ((wall - self.second) * 1000)
+        digits[0] = <char> (48 + ms // 100)
+        digits[1] = <char> (48 + ms // 10 % 10)
+        digits[2] = <char> (48 + ms % 10)
+        text.length = 0
+        text.add(b'"event":"', 9)
+        text.add_bytes(name)
+        text.add(b'","time":"', 10)
+        text.add_bytes(self.second_iso)
+        text.add(digits, 3)
+        text.add(b'Z","id":"', 9)
+        text.add_bytes(tag)
+        text.add(b'-', 1)
+        text.add_hex(msgid)
+        text.add(b'"', 1)
+        return 0
+
+    def message_id(self, uint64_t msgid, int spool=0):
+        return f"{self.tags[spool].decode()}-{msgid:x}"
+
+    def event(self, str name, int spool, uint64_t msgid, dict fields):
+        """Adds an event of the cold paths: `fields` is what follows the id."""
+        import json
+        cdef Spool at = <Spool> self.spools[spool]
+        self._event_begin(name.encode(), self.wall(), self.tags[spool], msgid)
+        rest = json.dumps(fields, separators=(",", ":")).encode()
+        self.text.add(b",", 1)
+        self.text.add(PyBytes_AS_STRING(<bytes> rest) + 1, PyBytes_GET_SIZE(<bytes> rest) - 1)
+        self.text.add(b"\n", 1)
+        at.add_event(self.text.take())
+        self.slab.inc(self.events_total, 1)
+
+    # -- in -----------------------------------------------------------------------------------------------------
+
+    cpdef bytes accept(self, object connection, Envelope envelope, bytes client, bytes trace_head, object large,
+                       double now):
+        """Puts a message into the open batch. None: the reply follows from on_commit; else the refusal to send.
+
+        `trace_head` is the Received line up to the id, made once for a connection. `large` is the file of a
+        content that was streamed to disk, or None.
+        """
+        cdef Spool spool = self.spool
+        cdef Accepted a
+        cdef bytes content = envelope.content
+        cdef bytes address, name, prefix, campaign = b"", tenant = b"", pool = b"", edited = b""
+        cdef list recipients = envelope.recipients
+        cdef list parameters = envelope.recipient_parameters
+        cdef Py_ssize_t count = PyList_GET_SIZE(recipients), i
+        cdef int flags = 0, priority = 0
+        cdef double wall = self.wall()
+        cdef Text text = self.text
+        if not spool.accepting:
+            return spool.refusal.encode() + b"\r\n"
+        if envelope.received_count > self.received_limit:
+            return b"554 5.4.6 Too many Received header fields: mail loop\r\n"
+        if self.index.queued_recipients + count > self.queued_limit:
+            return b"452 4.3.1 Queue is full, try again later\r\n"
+        if self.accept_edit is not None:
+            header = self.accept_edit(envelope)
+            if header is not None:
+                campaign, tenant, pool, priority, edited = header
+                if content is not None:
+                    content = edited + content[envelope.header_length:]
+                    edited = b""
+        a = Accepted.__new__(Accepted)
+        a.domains = []
+        for i in range(count):
+            address = recipients[i]
+            name = address[address.rfind(b"@") + 1:].lower()
+            domain = self.index.domains.get(name)
+            if domain is None:
+                domain = self.cold.domain_for(name)
+                if domain is None:
+                    return b"550 5.1.2 Recipient domain can't be used: " + name[:100] + b"\r\n"
+            a.domains.append(domain)
+        if envelope.eight_bit:
+            flags |= FLAG_EIGHT_BIT
+        if envelope.smtputf8:
+            if envelope.eight_bit_header:
+                flags |= FLAG_UTF8_HEADER
+            if not envelope.reverse_path.isascii() or not all([address.isascii() for address in recipients]):
+                flags |= FLAG_UTF8_ADDRESS
+        a.msgid = spool.next_id()
+        prefix = self._trace(envelope, trace_head, a.msgid, wall)
+        if edited:
+            prefix += edited
+        if parameters is not None and not any(parameters):
+            parameters = None
+        a.raw = encode_record(<int64_t> (wall * 1000), flags, priority, envelope.reverse_path,
+                              self.cold.mail_parameters(envelope) if envelope.ret or envelope.envid else b"", campaign,
+                              tenant, pool, client, envelope.helo, prefix, recipients, parameters)
+        a.connection = connection
+        a.content = content
+        a.size = envelope.content_length + PyBytes_GET_SIZE(prefix)
+        a.campaign = self.index.name_number(campaign) if campaign else 0
+        a.tenant = self.index.name_number(tenant) if tenant else 0
+        a.since = now
+        self._event_accepted(a, envelope, client, wall)
+        if content is not None:
+            spool.put_message(a.msgid, a.raw, content, a)
+        else:
+            spool.put_message_file(a.msgid, a.raw, large, a)
+        self.slab.inc(self.events_total, 1)
+        return None
+
+    cdef bytes _trace(self, Envelope envelope, bytes trace_head, uint64_t msgid, double wall):
+        """The Received field (RFC 5321 section 4.4); `for` only where it gives no other recipient away."""
+        cdef Text text = self.text
+        cdef list recipients = envelope.recipients
+        self._clock(wall)
+        text.length = 0
+        text.add_bytes(trace_head)
+        text.add_bytes(<bytes> self.tags[0])
+        text.add(b"-", 1)
+        text.add_hex(msgid)
+        if PyList_GET_SIZE(recipients) == 1 and not envelope.smtputf8:
+            text.add(b"\r\n\tfor <", 8)
+            text.add_bytes(recipients[0])
+            text.add(b">", 1)
+        text.add(b";\r\n\t", 4)
+        text.add_bytes(self.second_date)
+        text.add(b"\r\n", 2)
+        return text.take()
+
+    cdef int _event_accepted(self, Accepted a, Envelope envelope, bytes client, double wall) except -1:
+        cdef Text text = self.text
+        cdef bytes part
+        cdef Domain domain
+        cdef bint first = True
+        self._event_begin(b"accepted", wall, self.tags[0], a.msgid)
+        text.add(b',"reverse_path":', 16)
+        part = envelope.reverse_path
+        text.add_json(PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        text.add(b',"recipients":[', 15)
+        for part in envelope.recipients:
+            if not first:
+                text.add(b",", 1)
+            first = False
+            text.add_json(PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        text.add(b'],"size_bytes":', 15)
+        text.add_number(a.size)
+        text.add(b',"client":', 10)
+        text.add_json(PyBytes_AS_STRING(client), PyBytes_GET_SIZE(client))
+        text.add(b',"helo":', 8)
+        part = envelope.helo
+        text.add_json(PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        self._event_names(a.campaign, a.tenant)
+        text.add(b"}\n", 2)
+        self.spool.add_accept_event(text.take())
+        return 0
+
+    cdef int _event_names(self, uint32_t campaign, uint32_t tenant) except -1:
+        cdef bytes part
+        if campaign:
+            part = self.index.name_list[campaign]
+            self.text.add(b',"campaign":', 12)
+            self.text.add_json(PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        if tenant:
+            part = self.index.name_list[tenant]
+            self.text.add(b',"tenant":', 10)
+            self.text.add_json(PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        return 0
+
+    def on_commit(self, list cookies, error):
+        """A batch is on stable storage (error None) or its new messages are not (error a SpoolError)."""
+        cdef double now = self.monotonic()
+        cdef int64_t now_ms = <int64_t> (now * 1000)
+        cdef Accepted a
+        for cookie in cookies:
+            if type(cookie) is Accepted:
+                a = <Accepted> cookie
+                if error is None:
+                    self._accepted(a, now_ms)
+                    a.connection.stored(b"250 2.0.0 Ok: queued as " + <bytes> self.tags[0]
+                                        + b"-%x\r\n" % a.msgid, now)
+                else:
+                    a.connection.stored(error.reply.encode() + b"\r\n", now)
+            elif type(cookie) is Delivery:
+                self.released(<Delivery> cookie)
+            else:
+                cookie(error)
+        self.wake_dirty(now)
+
+    cdef int _accepted(self, Accepted a, double now_ms) except -1:
+        """Into the index, and to the site where the route is known."""
+        cdef Index index = self.index
+        cdef Py_ssize_t i, count = PyList_GET_SIZE(a.domains)
+        cdef uint32_t m, r
+        cdef Domain domain
+        cdef Hot hot
+        m = index.add_message(a.msgid, <int64_t> now_ms, <uint32_t> a.size, <uint32_t> count, a.campaign, a.tenant, 0, 0)
+        for i in range(count - 1, -1, -1):
+            domain = a.domains[i]
+            if (<list> index.domain_list)[domain.number] is not domain:
+                domain = index.domain(domain.name)
+                a.domains[i] = domain
+            r = index.add_recipient(m, <uint16_t> i, domain)
+        r = index.message(m).first
+        while r != NIL:
+            domain = <Domain> index.domain_list[index.recipient(r).domain]
+            if domain.site is not None and domain.route_expires * 1000 > now_ms:
+                index.push_site(domain.site, r)
+                if not domain.site.dirty:
+                    domain.site.dirty = True
+                    self.dirty.append(domain.site)
+            else:
+                index.push(domain.pending, r)
+                if not domain.resolving:
+                    self.cold.unrouted(domain)
+            r = index.recipient(r).sibling
+        if a.content is not None and self.hot_bytes + PyBytes_GET_SIZE(a.content) <= self.hot_limit:
+            hot = Hot.__new__(Hot)
+            hot.record = Record(a.raw)
+            hot.content = a.content
+            self.hot[a.msgid] = hot
+            self.hot_bytes += PyBytes_GET_SIZE(a.content)
+        self.slab.inc(self.accepted_messages, 1)
+        self.slab.inc(self.accepted_recipients, count)
+        self.slab.inc(self.accepted_bytes, a.size)
+        return 0
+
+    # -- at start -----------------------------------------------------------------------------------------------
+
+    def load_slice(self, Scan scan, int spool, Py_ssize_t most, dict suspects, uint64_t power_mark, double now):
+        """Puts up to `most` messages of a spool into the index; False at its end.
+
+        `suspects`: {msgid: [envelope numbers]} of what was in flight when the last process died; `power_mark`: messages
+        below it that were never tried since are flagged, as the host lost power while they were due. Recipients
+        land in their domain's queue, or in the wheel where the state says so.
+        """
+        cdef Py_ssize_t done
+        cdef const Head* head
+        cdef const unsigned char* at
+        cdef const unsigned char* end
+        cdef const unsigned char* raw
+        cdef RecipientView view
+        cdef int64_t wall_ms = <int64_t> (self.wall() * 1000), now_ms = <int64_t> (now * 1000), age_ms
+        cdef uint32_t m, r, number, first
+        cdef bytes name
+        cdef Domain domain
+        cdef list domains
+        cdef object doubtful
+        scan.renew()
+        for done in range(most):
+            if not scan.next():
+                return False
+            raw = <const unsigned char*> scan.record
+            head = head_of(raw, <Py_ssize_t> scan.record_length)
+            if head == NULL:
+                self.cold.bad_record(spool, scan.msgid)
+                continue
+            age_ms = wall_ms - head.accepted_ms
+            if age_ms < 0:
+                age_ms = 0
+            if suspects and scan.msgid in suspects or scan.state != NULL:
+                self.cold.load(spool, scan.msgid, scan.record[:scan.record_length],
+                               scan.state[:scan.state_length] if scan.state != NULL else None,
+                               suspects.get(scan.msgid) if suspects else None, now_ms - age_ms)
+                continue
+            domains = []
+            at = first_recipient(raw)
+            end = raw + scan.record_length
+            for number in range(head.recipients):
+                at = next_recipient(at, end, &view)
+                if at == NULL:
+                    break
+                domains.append(self._domain_of(view.address, view.address_length))
+            m = self.index.add_message(scan.msgid, now_ms - age_ms, <uint32_t> (head.length + head.prefix_length),
+                                       head.recipients, self._name_in(raw, head, 0), self._name_in(raw, head, 1),
+                                       head.priority, <uint8_t> spool)
+            for number in range(<uint32_t> PyList_GET_SIZE(domains)):
+                number = <uint32_t> PyList_GET_SIZE(domains) - 1 - number
+                r = self.index.add_recipient(m, <uint16_t> number, <Domain> domains[number])
+                if scan.msgid < power_mark:
+                    self.index.recipient(r).flags |= RECIPIENT_POSSIBLE_DUPLICATE
+            r = self.index.message(m).first
+            while r != NIL:
+                self.place_ready(r, now)
+                r = self.index.recipient(r).sibling
+        return True
+
+    cdef Domain _domain_of(self, const char* address, Py_ssize_t length):
+        cdef Py_ssize_t i = length
+        cdef bytes name
+        while i > 0 and address[i - 1] != 64:
+            i -= 1
+        name = PyBytes_FromStringAndSize(address + i, length - i).lower()
+        domain = self.index.domains.get(name)
+        return domain if domain is not None else self.cold.domain_for(name) or self.index.domain(b"invalid")
+
+    cdef uint32_t _name_in(self, const unsigned char* raw, const Head* head, int which) except? 0xFFFFFFFF:
+        cdef const char* at = (<const char*> raw + sizeof(Head) + head.reverse_path_length
+                               + head.mail_parameters_length)
+        if which == 0:
+            return self.index.name_number(at[:head.campaign_length]) if head.campaign_length else 0
+        at += head.campaign_length
+        return self.index.name_number(at[:head.tenant_length]) if head.tenant_length else 0
+
+    cpdef int place_ready(self, uint32_t r, double now) except -1:
+        """To its site where the route is known, else to its domain's queue."""
+        cdef Domain domain = <Domain> self.index.domain_list[self.index.recipient(r).domain]
+        if domain.site is not None and domain.route_expires > now:
+            self.index.push_site(domain.site, r)
+            self.wake(domain.site)
+            return 0
+        self.index.push(domain.pending, r)
+        if not domain.resolving:
+            self.cold.unrouted(domain)
+        return 0
+
+    def advance(self, double now, int most=2000):
+        """Makes due retries ready; gives how many came (call again while it is `most`)."""
+        cdef list due = self.index.wheel.advance(<int64_t> (now * 1000), most)
+        cdef uint32_t r
+        for r in due:
+            self.index.recipient(r).place = UNPLACED
+            self.index.places[RETRY] -= 1
+            self.index.places[UNPLACED] += 1
+            self.place_ready(r, now)
+        return PyList_GET_SIZE(due)
+
+    def route_pending(self, Domain domain, double now):
+        """The domain has a site now: everything that waited for it is ready."""
+        cdef uint32_t r
+        while True:
+            r = self.index.pop(domain.pending)
+            if r == NIL:
+                break
+            self.index.push_site(domain.site, r)
+        self.wake(domain.site)
+
+    def count(self, int spool, int outcome, int n):
+        """Durable counters of a spool (commit.pxd) from the cold paths."""
+        (<Spool> self.spools[spool]).count(outcome, n)
+
+    # -- out ----------------------------------------------------------------------------------------------------
+
+    cpdef int wake(self, SiteQueue site) except -1:
+        """Marks a site for wake_dirty."""
+        if not site.dirty:
+            site.dirty = True
+            self.dirty.append(site)
+        return 0
+
+    def wake_dirty(self, double now):
+        """Gives new work to idle sessions, and lets pools open connections."""
+        cdef SiteQueue site
+        cdef list dirty
+        if not self.dirty:
+            return
+        dirty = self.dirty
+        self.dirty = []
+        for site in dirty:
+            site.dirty = False
+            if site.idle:
+                for session in list(site.idle):
+                    if not site.ready():
+                        break
+                    session.go(now)
+            if site.ready():
+                self.cold.pump(site, now)
+
+    cpdef Delivery pull(self, SiteQueue site, int source, int most, double now):
+        """The next recipients of one message for a session of `source` (number), at most `most`; None: nothing."""
+        cdef Index index = self.index
+        cdef uint32_t r
+        cdef int64_t now_ms = <int64_t> (now * 1000)
+        cdef Recipient* recipient
+        cdef Domain domain
+        cdef Delivery delivery
+        cdef Spool spool
+        if self.held_back or site.held:
+            return None
+        while True:
+            if self.loading >= self.loading_limit:
+                return None
+            r = index.pop_site(site, <uint16_t> (source + 1))
+            if r == NIL:
+                return None
+            recipient = index.recipient(r)
+            domain = <Domain> index.domain_list[recipient.domain]
+            if domain.site is not site or domain.route_expires <= now:
+                self._misrouted(r, site, now)
+                continue
+            if now_ms - index.message(recipient.message).accepted_at_ms > self.expire_ms:
+                self.cold.expire(r)
+                continue
+            if self.suspensions and self.cold.suspended(r):
+                index.place(r, SUSPENDED)
+                continue
+            spool = <Spool> self.spools[index.message(recipient.message).spool]
+            if spool.settle_blocked:
+                index.push_front(site.common, r)
+                return None
+            delivery = self._load(r, site, most)
+            if delivery is not None:
+                delivery.started = now
+                return delivery
+
+    cdef int _misrouted(self, uint32_t r, SiteQueue site, double now) except -1:
+        """The domain's route changed or ran out since the recipient was made ready."""
+        cdef Domain domain = <Domain> self.index.domain_list[self.index.recipient(r).domain]
+        if domain.site is not None and domain.route_expires > now:
+            self.index.push_site(domain.site, r)
+            self.wake(domain.site)
+            return 0
+        self.index.push(domain.pending, r)
+        if not domain.resolving:
+            self.cold.unrouted(domain)
+        return 0
+
+    cdef Delivery _load(self, uint32_t r, SiteQueue site, int most):
+        """Record and content of a recipient just popped, with its fellow recipients at this site; None where the
+        content has to be read first, or can't be."""
+        cdef Index index = self.index
+        cdef uint32_t m = index.recipient(r).message, s
+        cdef Message* message = index.message(m)
+        cdef Hot hot
+        cdef Record record
+        cdef bytes content, raw
+        cdef Spool spool = <Spool> self.spools[message.spool]
+        hot = self.hot.get(message.msgid) if message.spool == 0 else None
+        if hot is not None:
+            record = hot.record
+            content = hot.content
+        else:
+            try:
+                raw = spool.get_record(message.msgid)
+                if raw is None:
+                    raise ValueError("its record is not in the spool")
+                record = Record(raw)
+                content = None
+                if record.head.segment != 0xFFFFFFFFu:
+                    content = spool.read_content(raw)
+                    if content is None:
+                        index.place(r, LOADING)
+                        self.loading += 1
+                        self._read_later(spool, raw, message.msgid, r, site)
+                        return None
+            except Exception as error:
+                index.place(r, LOADING)
+                self.cold.damaged(m, error)
+                return None
+        return self._delivery(r, m, record, content, site, most)
+
+    def _read_later(self, Spool spool, bytes raw, uint64_t msgid, uint32_t r, SiteQueue site):
+        """Reads a content off the loop; the recipient waits at LOADING and comes back first in the queue."""
+        def done(content, error):
+            cdef Hot hot
+            self.loading -= 1
+            if self.index.message(self.index.recipient(r).message).msgid != msgid \
+                    or self.index.recipient(r).place != LOADING:
+                return
+            if error is not None:
+                self.cold.damaged(self.index.recipient(r).message, error)
+                return
+            hot = Hot.__new__(Hot)
+            hot.record = Record(raw)
+            hot.content = content
+            if spool is self.spool and msgid not in self.hot:
+                self.hot[msgid] = hot
+                self.hot_bytes += PyBytes_GET_SIZE(<bytes> content)
+            self.index.push_front(site.common, r)
+            self.wake(site)
+            self.wake_dirty(self.monotonic())
+        spool.read_content_later(raw, done)
+
+    cdef Delivery _delivery(self, uint32_t r, uint32_t m, Record record, bytes content, SiteQueue site, int most):
+        cdef Index index = self.index
+        cdef Message* message = index.message(m)
+        cdef Delivery delivery = Delivery.__new__(Delivery)
+        cdef Transaction tx = Transaction()
+        cdef list numbers = [r], parameters
+        cdef uint32_t s
+        cdef Recipient* recipient
+        cdef int flags = record.head.flags
+        cdef tuple pair
+        cdef bint any_parameters = False
+        if message.queued > 1 and most > 1:
+            s = message.first
+            while s != NIL and PyList_GET_SIZE(numbers) < most:
+                recipient = index.recipient(s)
+                if recipient.place == READY and (<Domain> index.domain_list[recipient.domain]).site is site:
+                    index.place(s, IN_FLIGHT)
+                    numbers.append(s)
+                s = recipient.sibling
+        index.place(r, IN_FLIGHT)
+        tx.recipients = []
+        parameters = []
+        for s in numbers:
+            pair = record.recipient(index.recipient(s).number)
+            tx.recipients.append(pair[0])
+            parameters.append(pair[1])
+            if pair[1]:
+                any_parameters = True
+        tx.reverse_path = record._part(0, record.head.reverse_path_length)
+        tx.mail_parameters = record.mail_parameters if record.head.mail_parameters_length else b""
+        tx.recipient_parameters = parameters if any_parameters else None
+        tx.prefix = record.prefix
+        tx.content = content
+        tx.size = record.head.length + record.head.prefix_length
+        tx.eight_bit = (flags & FLAG_EIGHT_BIT) != 0
+        tx.utf8_header = (flags & FLAG_UTF8_HEADER) != 0
+        tx.utf8_address = (flags & FLAG_UTF8_ADDRESS) != 0
+        delivery.transaction = tx
+        delivery.session = None
+        delivery.message = m
+        delivery.msgid = message.msgid
+        delivery.spool = message.spool
+        delivery.recipients = numbers
+        delivery.record = record
+        delivery.handle = -1
+        return delivery
+
+    cpdef int body_leaves(self, Delivery delivery) except -1:
+        """Before the last octet of a body is written: the in-flight file gets the recipients (promise 3)."""
+        cdef uint16_t numbers[MOST_RECIPIENTS]
+        cdef Py_ssize_t i, n = min(PyList_GET_SIZE(delivery.recipients), MOST_RECIPIENTS)
+        if delivery.handle >= 0:
+            return 0
+        for i in range(n):
+            numbers[i] = self.index.recipient(delivery.recipients[i]).number
+        delivery.handle = (<Inflight> self.inflights[delivery.spool]).begin(delivery.msgid, numbers, <int> n)
+        return 0
+
+    cpdef int released(self, Delivery delivery) except -1:
+        """Its settlement is on disk (or nothing was in doubt): the in-flight slots are free again."""
+        if delivery.handle >= 0:
+            (<Inflight> self.inflights[delivery.spool]).clear(delivery.handle)
+            delivery.handle = -1
+        return 0
+
+    cdef int _forget_hot(self, uint64_t msgid) except -1:
+        cdef Hot hot = self.hot.pop(msgid, None)
+        if hot is not None:
+            self.hot_bytes -= PyBytes_GET_SIZE(hot.content)
+        return 0
+
+    def forget_hot(self, uint64_t msgid):
+        """Drops a message from memory: it waits for a retry, or is gone."""
+        self._forget_hot(msgid)
+
+    cpdef int settle_delivered(self, Delivery delivery, bytes tail, double now) except -1:
+        """All recipients of a delivery were accepted by the MX host: outcome, event and deletion in one batch.
+
+        `tail` is the part of the event that is the same for a session (source, site, provider, MX host), as JSON.
+        """
+        cdef Index index = self.index
+        cdef Spool spool = <Spool> self.spools[delivery.spool]
+        cdef Message* message = index.message(delivery.message)
+        cdef double wall = self.wall()
+        cdef Py_ssize_t i, n = PyList_GET_SIZE(delivery.recipients)
+        cdef bint last = message.queued == <uint32_t> n
+        cdef bint stateful = False
+        cdef uint32_t r
+        for i in range(n):
+            r = delivery.recipients[i]
+            if index.recipient(r).attempts:
+                stateful = True
+            self._event_delivered(delivery, i, tail, wall, now)
+        spool.count(1, n)
+        if not last:
+            self.cold.settle_part(delivery)
+        else:
+            spool.delete_message(delivery.msgid, delivery)
+            if stateful or message.recipients > 1:
+                self.cold.forget(delivery.spool, delivery.msgid)
+            if delivery.spool == 0:
+                self._forget_hot(delivery.msgid)
+        for i in range(n):
+            index.remove_recipient(delivery.recipients[i])
+        self.slab.inc(self.events_total, n)
+        return 0
+
+    cdef int _event_delivered(self, Delivery delivery, Py_ssize_t i, bytes tail, double wall, double now) except -1:
+        cdef Text text = self.text
+        cdef Index index = self.index
+        cdef Message* message = index.message(delivery.message)
+        cdef Recipient* recipient = index.recipient(delivery.recipients[i])
+        cdef Transaction tx = delivery.transaction
+        cdef Reply reply = tx.final_reply
+        cdef bytes part
+        cdef Py_ssize_t n
+        cdef const char* p
+        self._event_begin(b"delivered", wall, self.tags[delivery.spool], delivery.msgid)
+        text.add(b',"reverse_path":', 16)
+        part = tx.reverse_path
+        text.add_json(PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        text.add(b',"recipient":', 13)
+        part = tx.recipients[i]
+        text.add_json(PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        text.add(b',"domain":', 10)
+        part = (<Domain> index.domain_list[recipient.domain]).name
+        text.add_json(PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        text.add(b',"attempt":', 11)
+        text.add_number(recipient.attempts + 1)
+        text.add_bytes(tail)
+        text.add(b',"code":', 8)
+        text.add_number(reply.code)
+        text.add(b',"reply":', 9)
+        part = reply.text
+        text.add_json(PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        text.add(b',"queued_seconds":', 18)
+        text.add_number(<int64_t> now - message.accepted_at_ms // 1000)
+        self._event_names(message.campaign, message.tenant)
+        if recipient.flags & RECIPIENT_POSSIBLE_DUPLICATE:
+            text.add(b',"possible_duplicate":true', 26)
+            self.slab.inc(self.duplicates_total, 1)
+        text.add(b"}\n", 2)
+        (<Spool> self.spools[delivery.spool]).add_event(text.take())
+        return 0

@@ -1,0 +1,117 @@
+"""What is queued, in memory: compact records and the lists they stand in; see index.pyx."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from fastrelay._core.wheel cimport Wheel
+
+cdef enum:
+    NIL = 0xFFFFFFFF
+    CHUNK_BITS = 16
+    CHUNK = 65536
+    CHUNK_MASK = 65535
+
+cdef enum:
+    UNPLACED = 0
+    READY = 1
+    RETRY = 2
+    DNS = 3
+    IN_FLIGHT = 4
+    SUSPENDED = 5
+    QUARANTINED = 6
+    LOADING = 7
+    PLACES = 8
+
+cdef enum:
+    RECIPIENT_POSSIBLE_DUPLICATE = 1
+    MESSAGE_SUSPECT = 1
+
+cdef struct Message:
+    uint64_t msgid
+    int64_t accepted_at_ms       # monotonic, so a wall clock that jumps expires nothing
+    uint32_t first               # chain of recipients still queued, ascending by number
+    uint32_t queued
+    uint32_t recipients
+    uint32_t size
+    uint32_t campaign
+    uint32_t tenant
+    uint8_t spool
+    uint8_t priority
+    uint8_t flags
+    uint8_t in_use
+
+cdef struct Recipient:
+    uint32_t message
+    uint32_t domain
+    uint32_t next
+    uint32_t prev
+    uint32_t sibling
+    uint32_t queue               # number of the Queue it stands in, NIL if none
+    uint16_t number              # position in the envelope
+    uint16_t attempts
+    uint16_t source              # 0: none preferred; else source number + 1
+    uint8_t place
+    uint8_t flags
+
+cdef class Queue:
+    cdef readonly uint32_t number
+    cdef uint32_t head, tail
+    cdef readonly Py_ssize_t count
+    cdef uint8_t place
+
+cdef class Domain:
+    cdef readonly bytes name
+    cdef readonly uint32_t number
+    cdef public object route
+    cdef public double route_expires
+    cdef public SiteQueue site
+    cdef readonly Queue pending
+    cdef public bint resolving
+    cdef public double wait_until
+    cdef public str wait_detail
+    cdef public Py_ssize_t queued
+
+cdef class SiteQueue:
+    cdef readonly object site
+    cdef readonly str key
+    cdef readonly str provider
+    cdef readonly Queue common
+    cdef readonly dict by_source
+    cdef public object pool
+    cdef public list idle
+    cdef public bint dirty
+    cdef public double backoff_until
+    cdef public str reason
+    cdef public str detail
+    cdef public bint held
+    cpdef Py_ssize_t ready(self)
+
+cdef class Index:
+    cdef Message** messages
+    cdef Recipient** recipients
+    cdef uint32_t message_chunks, recipient_chunks, message_top, recipient_top, message_free, recipient_free
+    cdef readonly Py_ssize_t queued_messages, queued_recipients, quarantined_recipients
+    cdef Py_ssize_t places[8]
+    cdef Wheel wheel
+    cdef list queues, queue_numbers_free
+    cdef readonly dict domains, names
+    cdef list domain_list, domain_numbers_free, name_list
+
+    cdef Message* message(self, uint32_t m) noexcept nogil
+    cdef Recipient* recipient(self, uint32_t r) noexcept nogil
+    cdef uint32_t new_message(self) except? 0xFFFFFFFF
+    cdef uint32_t new_recipient(self) except? 0xFFFFFFFF
+    cdef uint32_t add_message(self, uint64_t msgid, int64_t accepted_at_ms, uint32_t size, uint32_t recipients,
+                              uint32_t campaign, uint32_t tenant, uint8_t priority, uint8_t spool) except? 0xFFFFFFFF
+    cdef uint32_t add_recipient(self, uint32_t m, uint16_t number, Domain domain) except? 0xFFFFFFFF
+    cdef bint remove_recipient(self, uint32_t r) except -1
+    cdef int place(self, uint32_t r, uint8_t place) except -1
+    cdef int push(self, Queue queue, uint32_t r) except -1
+    cdef int push_front(self, Queue queue, uint32_t r) except -1
+    cdef int push_site(self, SiteQueue site, uint32_t r) except -1
+    cdef int unlink(self, uint32_t r) except -1
+    cdef uint32_t pop(self, Queue queue) except? 0xFFFFFFFF
+    cdef uint32_t pop_site(self, SiteQueue site, uint16_t source) except? 0xFFFFFFFF
+    cdef int defer(self, uint32_t r, int64_t due_ms) except -1
+    cpdef Domain domain(self, bytes name)
+    cpdef uint32_t name_number(self, bytes name) except? 0xFFFFFFFF
+    cpdef Queue new_queue(self, int place)

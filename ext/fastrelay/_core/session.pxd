@@ -1,0 +1,37 @@
+"""The shell around the SMTP client machine; see session.pyx."""
+
+from libc.stdint cimport int32_t, int64_t, uint32_t
+
+from fastrelay._core.client cimport SmtpClient
+from fastrelay._core.engine cimport Delivery, Engine
+from fastrelay._core.index cimport SiteQueue
+from fastrelay._core.slab cimport Slab
+from fastrelay._core.table cimport Table
+
+cdef class Session:
+    cdef readonly SmtpClient client
+    cdef readonly Engine engine
+    cdef public SiteQueue site
+    cdef public object pool
+    cdef readonly object transport
+    cdef public Delivery delivery
+    cdef public bytes tail
+    cdef public int source
+    cdef public str source_name, host, address
+    cdef public Py_ssize_t messages_left
+    cdef public int most
+    cdef public bint idle, ready, closing, closed, paused, wanted, streaming
+    cdef public double idle_since, opened
+    cdef public object resumed
+    cdef Table table
+    cdef uint32_t cell, slot
+    cdef int32_t limit
+    cdef int delivered_slot
+    cdef object transaction_seconds
+    cdef unsigned char* buffer
+
+    cpdef int pump(self, double now) except -1
+    cdef int _flush(self) except -1
+    cpdef bint go(self, double now) except -1
+    cdef int _finish(self, double now) except -1
+    cdef bint _over_share(self) noexcept

@@ -1,0 +1,224 @@
+"""The shell around the SMTP client machine: one connection to an MX host, as uvloop's buffered protocol.
+
+It owns the transport and nothing else: the machine says what to write and what happened, the engine has the mail,
+the pool (fastrelay/deliver/pool.py) decides about connections. A session is idle (in `site.idle`), busy with one
+delivery, or on its way out.
+
+All connections of a worker read into one buffer (the engine's): uvloop reads and calls `buffer_updated` in one step, so
+nobody else can touch it in between, and an idle connection costs no buffer.
+
+Known faults: none.
+"""
+
+cimport cython
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.list cimport PyList_GET_SIZE
+
+from fastrelay._core.client cimport (
+    EVENT_CLOSING,
+    EVENT_DONE,
+    EVENT_GREETING_REFUSED,
+    EVENT_NEED_BODY,
+    EVENT_NONE,
+    EVENT_READY,
+    STATE_READY,
+)
+from fastrelay._core.transaction cimport Transaction
+
+
+@cython.final
+cdef class Session:
+
+    def __init__(self, SmtpClient client, Engine engine, SiteQueue site, pool, *, int source, str source_name, str host,
+                 str address, bytes tail, Py_ssize_t messages, int most, Table table, uint32_t cell, uint32_t slot,
+                 int32_t limit, int delivered_slot, transaction_seconds):
+        """`tail`: the part of an event that is the same for all of this session's deliveries. `messages`: how many
+        may go over this connection. `most`: recipients of one transaction. `cell`, `slot`, `limit`: its place in the
+        shared connection count."""
+        self.client = client
+        self.engine = engine
+        self.site = site
+        self.pool = pool
+        self.source = source
+        self.source_name = source_name
+        self.host = host
+        self.address = address
+        self.tail = tail
+        self.messages_left = messages
+        self.most = most
+        self.table = table
+        self.cell = cell
+        self.slot = slot
+        self.limit = limit
+        self.delivered_slot = delivered_slot
+        self.transaction_seconds = transaction_seconds
+        self.buffer = <unsigned char*> PyByteArray_AS_STRING(engine.read_buffer)
+        self.idle = self.ready = self.closing = self.closed = self.paused = False
+        self.wanted = self.streaming = False
+        self.opened = engine.monotonic()
+
+    # -- what uvloop calls --------------------------------------------------------------------------------------
+
+    def connection_made(self, transport):
+        self.transport = transport
+
+    def get_buffer(self, Py_ssize_t hint):
+        return self.engine.read_buffer
+
+    def buffer_updated(self, Py_ssize_t n):
+        cdef double now = self.engine.monotonic()
+        self.client.receive_bytes(self.buffer, n, now)
+        self.pump(now)
+
+    def eof_received(self):
+        return False
+
+    def connection_lost(self, error):
+        cdef double now = self.engine.monotonic()
+        if self.closed:
+            return
+        self.closed = self.closing = True
+        self.transport = None
+        self.client.connection_lost(now)
+        self.pump(now)
+        self._resume()
+        self.pool.gone(self, error)
+
+    def pause_writing(self):
+        self.paused = True
+
+    def resume_writing(self):
+        self.paused = False
+        self.client.progress(self.engine.monotonic(), 0)
+        self._resume()
+
+    def _resume(self):
+        """The one who streams a body may look again."""
+        if self.resumed is not None and not self.resumed.done():
+            self.resumed.set_result(None)
+
+    # -- what the machine says ----------------------------------------------------------------------------------
+
+    cpdef int pump(self, double now) except -1:
+        cdef int event
+        while True:
+            event = self.client.next_event()
+            if event == EVENT_NONE:
+                break
+            if event == EVENT_DONE:
+                self._finish(now)
+            elif event == EVENT_READY:
+                if not self.ready:
+                    self.ready = True
+                    self.pool.ready(self, now)
+                self.go(now)
+            elif event == EVENT_NEED_BODY:
+                self.wanted = True
+                if not self.streaming:
+                    self.streaming = True
+                    self.pool.stream(self)
+                self._resume()
+            elif event == EVENT_GREETING_REFUSED:
+                self.closing = True
+                self.pool.refused(self, self.client.last_reply)
+            else:
+                self.closing = True
+        self._flush()
+        if self.closing and not self.closed and self.transport is not None:
+            self.leave_idle()
+            self.transport.close()
+        return 0
+
+    cdef int _flush(self) except -1:
+        cdef list out = self.client.take_output()
+        if not PyList_GET_SIZE(out):
+            return 0
+        if self.transport is None:
+            return 0
+        if self.delivery is not None and self.delivery.transaction.body_complete:
+            self.engine.body_leaves(self.delivery)
+        if PyList_GET_SIZE(out) == 1:
+            self.transport.write(out[0])
+        else:
+            self.transport.writelines(out)
+        return 0
+
+    cdef int _finish(self, double now) except -1:
+        cdef Delivery delivery = self.delivery
+        cdef Transaction tx = self.client.take_finished()
+        self.delivery = None
+        self.messages_left -= 1
+        if delivery is None:
+            return 0
+        if tx.all_delivered:
+            self.engine.settle_delivered(delivery, self.tail, now)
+            self.engine.slab.inc(self.delivered_slot, PyList_GET_SIZE(delivery.recipients))
+        else:
+            self.engine.cold.settle(delivery, self, now)
+        self.engine.slab.observe(self.transaction_seconds, now - delivery.started)
+        return 0
+
+    cdef bint _over_share(self) noexcept:
+        """Another worker waits for connections of this site and this one holds more than its share."""
+        return self.limit > 0 and self.table.held(self.cell, self.slot) > self.table.share(self.cell, self.slot, self.limit)
+
+    cpdef bint go(self, double now) except -1:
+        """Starts the next transaction; False where there is none (the session is then idle)."""
+        cdef Delivery delivery
+        if self.closing or self.closed or self.client.state != STATE_READY:
+            return False
+        if self.messages_left <= 0 or self._over_share():
+            self.leave(now)
+            return False
+        delivery = self.engine.pull(self.site, self.source, self.most, now)
+        if delivery is None:
+            if not self.idle:
+                self.idle = True
+                self.idle_since = now
+                self.site.idle.append(self)
+            return False
+        self.leave_idle()
+        self.delivery = delivery
+        delivery.session = self
+        self.client.begin(delivery.transaction, now)
+        self.pump(now)
+        return True
+
+    # -- the pool's side -----------------------------------------------------------------------------------------
+
+    def leave_idle(self):
+        """No longer among the idle ones."""
+        if self.idle:
+            self.idle = False
+            self.site.idle.remove(self)
+
+    def leave(self, double now):
+        """Says QUIT and goes; for a session that has nothing in hand."""
+        self.leave_idle()
+        self.client.quit(now)
+        self._flush()
+        self.closing = True
+        if self.transport is not None:
+            self.transport.close()
+
+    def tick(self, double now):
+        """Deadlines; the worker calls this about once a second for each session."""
+        if self.paused and self.transport is not None:
+            self.client.progress(now, self.transport.get_write_buffer_size())
+        if self.client.deadline <= now:
+            self.client.tick(now)
+            self.pump(now)
+
+    def chunk(self, bytes octets, bint last):
+        """A piece of a streamed body; False where the machine wants no more."""
+        cdef double now = self.engine.monotonic()
+        cdef bint more
+        self.wanted = False
+        more = self.client.chunk(octets, last, now)
+        self.pump(now)
+        return more
+
+    def abort(self):
+        """Drops the connection at once; what is in hand is settled as cut off."""
+        if self.transport is not None:
+            self.transport.abort()

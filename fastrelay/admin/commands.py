@@ -1,0 +1,198 @@
+"""The control commands as one worker answers them; the supervisor asks all workers and merges (merge.py)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from fastrelay.admin.send import send_test_message
+from fastrelay.admin.view import Viewer
+from fastrelay.config.schema import from_builtins
+from fastrelay.errors import FastrelayError
+from fastrelay.schedule.state import REMOVED
+from fastrelay.schedule.suspension import Selector
+
+if TYPE_CHECKING:
+    from fastrelay.app import App
+
+SLICE_MESSAGES = 20_000  # looked at before the loop gets its turn
+SLICE_ENDED = 500
+READY, RETRY, DNS, IN_FLIGHT, SUSPENDED, QUARANTINED, LOADING = range(1, 8)
+LISTED_AT_MOST = 10_000
+
+
+class CommandError(FastrelayError):
+    """A request that can't be answered, in words."""
+
+
+class Commands:
+    """One method a command; names as in the control protocol."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._viewer = Viewer(app)
+
+    async def handle(self, command: str, arguments: dict[str, Any]) -> Any:
+        """Raises CommandError and ValueError in words for the operator."""
+        method = getattr(self, "on_" + command.replace(".", "_"), None)
+        if method is None:
+            raise CommandError(f"unknown command {command!r}")
+        result = method(**arguments)
+        return await result if asyncio.iscoroutine(result) else result
+
+    # -- selecting ----------------------------------------------------------------------------------------------------
+
+    async def _matching(self, selectors: dict[str, Any], place: int = -1) -> list[int]:
+        """Numbers of the queued recipients that match."""
+        app = self._app
+        arguments = Selector.of(selectors).arguments(app.index, app.source_numbers, app.clock.monotonic())
+        if arguments is None:
+            return []
+        start: int | None = 0
+        found: list[int] = []
+        while start is not None:
+            start, some = app.index.select(start, SLICE_MESSAGES, place=place, **arguments)
+            found += some
+            await asyncio.sleep(0)
+        return found
+
+    def _find(self, id: str) -> int:
+        """The message of an id as people see it."""
+        app = self._app
+        tag, _, number = id.partition("-")
+        for spool, own in enumerate(app.engine.tags):
+            if own.decode() == tag:
+                try:
+                    found = app.index.find(int(number, 16), spool)
+                except ValueError:
+                    break
+                if found is not None:
+                    return int(found)
+        raise CommandError(f"no such message in the queue: {id}. It is done (see the event log) or was never here")
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def on_queue_summary(self) -> dict[str, Any]:
+        return self._viewer.summary()
+
+    async def on_queue_list(self, selectors: dict[str, Any] | None = None, limit: int = 100) -> dict[str, Any]:
+        found = await self._matching(selectors or {})
+        seen: dict[int, None] = {}
+        for r in found:
+            seen.setdefault(self._app.index.recipient_info(r)[0])
+        rows = [self._viewer.row(m) for m in list(seen)[: min(limit, LISTED_AT_MOST)]]
+        return {"messages": rows, "matched": len(seen)}
+
+    def on_queue_show(self, id: str) -> dict[str, Any]:
+        return {"message": self._viewer.full(self._find(id))}
+
+    def on_queue_why(self, id: str) -> dict[str, Any]:
+        return {"id": id, "why": self._viewer.why(self._find(id))}
+
+    async def on_queue_audit(self) -> dict[str, Any]:
+        return await self._viewer.audit()
+
+    def on_queue_quarantine(self) -> dict[str, Any]:
+        rows = []
+        for m in self._app.quarantine.listed():
+            rows.append(self._viewer.row(m) | {"why": self._viewer.state(m).quarantined})
+        return {"messages": rows}
+
+    def on_status(self) -> dict[str, Any]:
+        return self._viewer.status()
+
+    # -- acting -------------------------------------------------------------------------------------------------------
+
+    def on_queue_release(self, id: str) -> dict[str, Any]:
+        released = self._app.quarantine.release(self._find(id))
+        if not released:
+            raise CommandError(f"message {id} is not quarantined")
+        return {"released": released}
+
+    async def on_queue_flush(
+        self, selectors: dict[str, Any] | None = None, dry_run: bool = False, all: bool = False
+    ) -> dict[str, Any]:
+        """Retries now: what waits for its next attempt, for DNS, or for a site that backs off."""
+        app = self._app
+        found = await self._matching(selectors or {})
+        matched = 0
+        now = app.clock.monotonic()
+        for r in found:
+            _, _, domain, place, _, _, _ = app.index.recipient_info(r)
+            if place not in (RETRY, DNS, READY):
+                continue
+            matched += 1
+            if dry_run:
+                continue
+            if place == RETRY:
+                app.engine.place_ready(r, now)
+            elif place == DNS:
+                domain.wait_until = 0.0
+                app.board.unrouted(domain)
+            if domain.site is not None:
+                domain.site.backoff_until = 0.0
+                app.engine.wake(domain.site)
+            if matched % SLICE_ENDED == 0:
+                await asyncio.sleep(0)
+        app.wake_soon()
+        return {"matched": matched}
+
+    async def on_queue_remove(
+        self,
+        selectors: dict[str, Any] | None = None,
+        ids: list[str] | None = None,
+        dry_run: bool = False,
+        all: bool = False,
+    ) -> dict[str, Any]:
+        """Ends recipients as `removed`. What is being sent at this moment is left alone."""
+        app = self._app
+        if ids:
+            found = []
+            for id in ids:
+                try:
+                    found += app.index.recipients_of(self._find(id))
+                except CommandError:
+                    continue  # another worker has it
+        else:
+            found = await self._matching(selectors or {})
+        matched = 0
+        keys = [(r, app.index.message_info(app.index.recipient_info(r)[0])[0]) for r in found]
+        for r, msgid in keys:
+            m, _, _, place, _, _, _ = app.index.recipient_info(r)
+            info = app.index.message_info(m)
+            if place in (IN_FLIGHT, LOADING, 0) or info is None or info[0] != msgid:
+                continue
+            matched += 1
+            if not dry_run:
+                app.settler.finish(r, REMOVED, reason="removed_by_operator")
+                if matched % SLICE_ENDED == 0:
+                    await asyncio.sleep(0)
+        return {"matched": matched}
+
+    async def on_queue_count(self, selectors: dict[str, Any] | None = None, suspended: bool = False) -> dict[str, Any]:
+        """How many recipients match; with `suspended` only those that a suspension holds."""
+        return {"matched": len(await self._matching(selectors or {}, SUSPENDED if suspended else -1))}
+
+    def on_suspensions(self, suspensions: list[dict[str, Any]]) -> dict[str, Any]:
+        self._app.board.set_suspensions(suspensions)
+        return {}
+
+    async def on_send(
+        self, to: str, source: str | None = None, trace: bool = False, **more: Any
+    ) -> dict[str, Any]:
+        return await send_test_message(self._app, to, source=source, reverse_path=more.get("from") or "")
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    def on_reload(self, config: dict[str, Any], **more: Any) -> dict[str, Any]:
+        self._app.reload(from_builtins(config))
+        return {}
+
+    def on_reopen_logs(self) -> dict[str, Any]:
+        if self._app.event_log is not None:
+            self._app.event_log.reopen()
+        return {}
+
+    async def on_drain(self, seconds: float | None = None, **more: Any) -> dict[str, Any]:
+        await self._app.drain(seconds if seconds is not None else self._app.config.drain_timeout_seconds)
+        return {}

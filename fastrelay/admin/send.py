@@ -1,0 +1,143 @@
+"""One test message, sent at once over a connection of its own, with the whole dialogue (`fastrelay send`).
+
+It goes through the same router, client machine and source binding as queued mail, but is not queued: what the far side
+answers is the result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import secrets
+from typing import TYPE_CHECKING, Any
+
+from fastrelay._core.client import SmtpClient
+from fastrelay._core.transaction import Transaction
+from fastrelay.deliver.source import open_socket
+from fastrelay.errors import FastrelayError
+
+if TYPE_CHECKING:
+    from fastrelay.app import App
+
+EVENT_NONE, EVENT_DONE, EVENT_GREETING_REFUSED, EVENT_READY, EVENT_NEED_BODY, EVENT_CLOSING = range(6)
+READ_BYTES = 65536
+WHOLE_SECONDS = 60.0
+
+
+class SendError(FastrelayError):
+    """The test message can't even be tried."""
+
+
+class Dialogue:
+    """What was said, with seconds since the start."""
+
+    def __init__(self, app: App) -> None:
+        self._clock = app.clock
+        self._began = app.clock.monotonic()
+        self.lines: list[dict[str, Any]] = []
+
+    def note(self, direction: str, octets: bytes | str) -> None:
+        text = octets.decode("utf-8", "backslashreplace") if isinstance(octets, bytes) else octets
+        at = round(self._clock.monotonic() - self._began, 4)
+        for line in text.splitlines() or [""]:
+            self.lines.append({"at_seconds": at, "direction": direction, "text": line})
+
+
+async def send_test_message(app: App, to: str, *, source: str | None, reverse_path: str) -> dict[str, Any]:
+    """Sends it; {"dialogue", "outcome": delivered|deferred|failed, "reply"}. Raises SendError, ValueError."""
+    local, at, domain = to.rpartition("@")
+    if not at or not local or any(c in to for c in "\r\n<> "):
+        raise SendError(f"{to!r} is no mailbox: give local-part@domain")
+    if source is not None and source not in app.source_numbers:
+        raise SendError(f"no source is named {source!r}; there are: {', '.join(app.source_numbers)}")
+    chosen = app.sources[app.source_numbers[source]] if source is not None else app.pool_sources[0]
+    talk = Dialogue(app)
+    now = app.clock.monotonic()
+    route = await app.router.resolve(domain, now)
+    if route.action != "site" or route.site is None:
+        outcome = "deferred" if route.action == "defer" else "failed"
+        talk.note("-", f"route of {domain}: {route.action}: {route.text}")
+        return {"dialogue": talk.lines, "outcome": outcome, "reply": f"{route.code} {route.enhanced} {route.text}"}
+    talk.note("-", f"site {route.site.key}, provider {route.site.provider}, source {chosen.name}")
+    targets, failure = await app.router.targets(route.site, now)
+    if failure is not None:
+        outcome = "deferred" if failure.action == "defer" else "failed"
+        return {"dialogue": talk.lines, "outcome": outcome, "reply": f"{failure.code} {failure.enhanced} {failure.text}"}
+    reverse = reverse_path or f"postmaster@{app.config.hostname}"
+    last = "no address of the right family"
+    for target in targets:
+        if not chosen.reaches(target.family):
+            continue
+        try:
+            return await _talk(app, talk, chosen, target, to, reverse)
+        except (OSError, TimeoutError) as error:
+            last = f"{target.host} [{target.address}]:{target.port}: {error or 'timed out'}"
+            talk.note("-", last)
+    return {"dialogue": talk.lines, "outcome": "deferred", "reply": last}
+
+
+async def _talk(app: App, talk: Dialogue, source: Any, target: Any, to: str, reverse: str) -> dict[str, Any]:
+    loop = asyncio.get_running_loop()
+    talk.note("-", f"connecting to {target.host} [{target.address}]:{target.port} from {source.address or 'any'}")
+    sock = open_socket(source, target.family)
+    try:
+        async with asyncio.timeout(app.config.delivery.connect_timeout_seconds):
+            await loop.sock_connect(sock, (target.address, target.port))
+        async with asyncio.timeout(WHOLE_SECONDS):
+            return await _dialogue(app, talk, source, sock, to, reverse)
+    finally:
+        sock.close()
+
+
+def _message(app: App, to: str, reverse: str) -> bytes:
+    """A small message that says what it is."""
+    date = email.utils.formatdate(app.clock.wall())
+    return (
+        f"From: <{reverse}>\r\nTo: <{to}>\r\nSubject: fastrelay test message\r\nDate: {date}\r\n"
+        f"Message-ID: <{secrets.token_hex(12)}@{app.config.hostname}>\r\nAuto-Submitted: auto-generated\r\n"
+        "MIME-Version: 1.0\r\nContent-Type: text/plain; charset=us-ascii\r\n\r\n"
+        f"This is a test message of the mail relay {app.config.hostname}.\r\n"
+    ).encode()
+
+
+async def _dialogue(app: App, talk: Dialogue, source: Any, sock: Any, to: str, reverse: str) -> dict[str, Any]:
+    loop = asyncio.get_running_loop()
+    client = SmtpClient(source.ehlo, app.clock.monotonic(), timeouts=app.timeouts, allow_chunking=False)
+    client.trace = talk.note
+    content = _message(app, to, reverse)
+    tx = Transaction()
+    tx.reverse_path, tx.recipients = reverse.encode(), [to.encode()]
+    tx.mail_parameters, tx.prefix, tx.content, tx.size = b"", b"", content, len(content)
+    begun = False
+    while True:
+        for octets in client.take_output():
+            await loop.sock_sendall(sock, octets)
+        event = client.next_event()
+        if event == EVENT_READY and not begun:
+            begun = True
+            client.begin(tx, app.clock.monotonic())
+        elif event == EVENT_DONE:
+            client.take_finished()
+            break
+        elif event == EVENT_GREETING_REFUSED:
+            reply = client.last_reply
+            outcome = "failed" if reply.code // 100 == 5 else "deferred"
+            return {"dialogue": talk.lines, "outcome": outcome, "reply": f"{reply.code} {reply.text_for_log()}"}
+        elif event == EVENT_CLOSING:
+            return {"dialogue": talk.lines, "outcome": "deferred", "reply": client.error or "the host closed"}
+        elif event == EVENT_NONE:
+            octets = await loop.sock_recv(sock, READ_BYTES)
+            if octets:
+                client.receive(octets, app.clock.monotonic())
+            else:
+                client.connection_lost(app.clock.monotonic())
+    reply = tx.reply_for(0)
+    if reply is None:
+        return {"dialogue": talk.lines, "outcome": "deferred", "reply": tx.error or "no reply"}
+    outcome = {2: "delivered", 5: "failed"}.get(reply.code // 100, "deferred")
+    with_quit = client.next_event()
+    if with_quit == EVENT_READY:
+        client.quit(app.clock.monotonic())
+        for octets in client.take_output():
+            await loop.sock_sendall(sock, octets)
+    return {"dialogue": talk.lines, "outcome": outcome, "reply": f"{reply.code} {reply.text_for_log()}"}

@@ -1,0 +1,243 @@
+"""What people see of a worker's queue: summary, rows, one message whole, why it waits, the audit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from fastrelay._core.record import Record
+from fastrelay.schedule.state import OUTCOMES, POSSIBLE_DUPLICATE, QUEUED, MessageState, decode_state
+
+if TYPE_CHECKING:
+    from fastrelay.app import App
+
+COUNTERS = ("accepted", "delivered", "failed", "expired", "suppressed", "removed")
+PLACES = ("in_flight", "ready", "retry_backoff", "dns", "in_flight", "suspended", "quarantined", "in_flight")
+AUDIT_SLICE = 2000
+DOMAINS_SHOWN = 10
+
+
+def shown(octets: bytes) -> str:
+    """Octets of an address for people; what is no UTF-8 is escaped."""
+    return octets.decode("utf-8", "backslashreplace")
+
+
+class Viewer:
+    """Reads; changes nothing."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    # -- all ----------------------------------------------------------------------------------------------------------
+
+    def counters(self, spool: Any) -> dict[str, int]:
+        """The durable counters of a spool, by name."""
+        return dict(zip(COUNTERS, spool.counters(), strict=False))
+
+    def summary(self) -> dict[str, Any]:
+        app = self._app
+        now = app.clock.monotonic()
+        total: dict[str, Any] = dict.fromkeys(COUNTERS, 0)
+        for spool in app.engine.spools:
+            for name, n in self.counters(spool).items():
+                total[name] += n
+        total["queued"] = app.index.queued_recipients
+        total["queued_messages"] = app.index.queued_messages
+        total["by_reason"] = app.board.by_reason(now)
+        total["quarantined"] = total["by_reason"].get("quarantined", 0)
+        oldest = app.index.oldest_accepted_ms()
+        total["oldest_seconds"] = 0.0 if oldest is None else round(max(0.0, now - oldest / 1000), 1)
+        providers: dict[str, int] = {}
+        for domain in app.index.domains.values():
+            if domain.queued:
+                name = domain.site.provider if domain.site is not None else "unknown"
+                providers[name] = providers.get(name, 0) + domain.queued
+        total["by_provider"] = providers
+        total["segments_bytes"] = app.spool_usage()["bytes"]
+        total["loading"] = app.recovery.loading > 0
+        return total
+
+    def status(self) -> dict[str, Any]:
+        app = self._app
+        return {
+            "slot": app.slot,
+            "pid": os.getpid(),
+            "smtp_connections": app.listener.load,
+            "delivery_connections": len(app.sessions),
+            "queued": app.index.queued_recipients,
+            "loading": app.recovery.loading > 0,
+            "accepting": bool(app.own_spool.accepting),
+            "refusal": app.own_spool.refusal,
+            "unhealthy": app.own_spool.unhealthy,
+            "sites": len(app.board.sites),
+            "index_bytes": app.index.memory_bytes(),
+            "hot_cache_bytes": app.engine.hot_bytes,
+        }
+
+    async def audit(self) -> dict[str, Any]:
+        """Counts what every record says and holds it against the counters (promise 2)."""
+        app = self._app
+        rows = []
+        for number, spool in enumerate(app.engine.spools):
+            while True:
+                before = self.counters(spool)
+                counted = await self._count_queued(spool)
+                after = self.counters(spool)
+                if before == after or app.index.queued_recipients > 100_000:
+                    break  # nothing moved meanwhile, or too much to wait for a quiet moment
+            ended = sum(after[name] for name in COUNTERS[1:])
+            queued = after["accepted"] - ended
+            rows.append(
+                {
+                    "slot": app.slot,
+                    "spool": os.path.basename(spool.path),
+                    **after,
+                    "queued": queued,
+                    "queued_counted": counted,
+                    "difference": queued - counted,
+                    "unreadable_records": app.recovery.unreadable_records if number == 0 else 0,
+                }
+            )
+        return {"ok": all(row["difference"] == 0 for row in rows), "workers": rows}
+
+    async def _count_queued(self, spool: Any) -> int:
+        """Queued recipients by the records and states on disk."""
+        scan = spool.scan()
+        counted = 0
+        try:
+            while True:
+                scan.renew()
+                some = scan.slice(AUDIT_SLICE)
+                for _, record, state in some:
+                    if state is None:
+                        counted += int.from_bytes(record[4:8], "little")
+                    else:
+                        counted += sum(1 for one in decode_state(state).recipients if one.status == QUEUED)
+                if len(some) < AUDIT_SLICE:
+                    return counted
+                await asyncio.sleep(0)
+        finally:
+            scan.close()
+
+    # -- one ----------------------------------------------------------------------------------------------------------
+
+    def state(self, m: int) -> MessageState:
+        """The newest state of a queued message."""
+        msgid, _, _, total, _, _, _, spool, _ = self._app.index.message_info(m)
+        return self._app.settler.states.get(spool, msgid, total)
+
+    def row(self, m: int) -> dict[str, Any]:
+        """A message as a line of a table."""
+        app = self._app
+        now = app.clock.monotonic()
+        msgid, accepted_at_ms, queued, _, size, campaign, tenant, spool, _ = app.index.message_info(m)
+        record = app.record(spool, msgid)
+        recipients = app.index.recipients_of(m)
+        infos = [app.index.recipient_info(r) for r in recipients]
+        waits = [due for r in recipients if (due := app.index.due_in_ms(r, int(now * 1000))) is not None]
+        domains = list(dict.fromkeys(shown(info[2].name) for info in infos))
+        return {
+            "id": app.engine.message_id(msgid, spool),
+            "queued": queued,
+            "size_bytes": size,
+            "age_seconds": round(max(0.0, now - accepted_at_ms / 1000), 1),
+            "reverse_path": shown(record.reverse_path) if record is not None else "?",
+            "campaign": shown(campaign) or None,
+            "tenant": shown(tenant) or None,
+            "domains": domains[:DOMAINS_SHOWN],
+            "attempts": max((info[4] for info in infos), default=0),
+            "next_attempt_seconds": round(min(waits) / 1000, 1) if waits else None,
+            "reason": self._reason(infos[0], now) if infos else "in_flight",
+        }
+
+    def _reason(self, info: tuple[Any, ...], now: float) -> str:
+        if info[3] == 1 and info[2].site is not None:
+            return self._app.board.site_reason(info[2].site, now)
+        return PLACES[info[3]]
+
+    def full(self, m: int) -> dict[str, Any]:
+        """A message whole."""
+        app = self._app
+        now = app.clock.monotonic()
+        msgid, _, _, _, _, _, _, spool, _ = app.index.message_info(m)
+        raw = app.engine.spools[spool].get_record(msgid)
+        record = Record(raw) if raw is not None else None
+        state = self.state(m)
+        queued = {app.index.recipient_info(r)[1]: r for r in app.index.recipients_of(m)}
+        recipients = []
+        for number, one in enumerate(state.recipients):
+            shown_one: dict[str, Any] = {
+                "address": shown(record.recipient(number)[0]) if record is not None else "?",
+                "state": OUTCOMES[one.status],
+                "attempts": one.attempts,
+                "last_reply": one.reply or None,
+                "source": one.source or None,
+                "site": one.site or None,
+                "possible_duplicate": bool(one.flags & POSSIBLE_DUPLICATE),
+            }
+            if number in queued:
+                r = queued[number]
+                due = app.index.due_in_ms(r, int(now * 1000))
+                info = app.index.recipient_info(r)
+                shown_one["next_attempt_seconds"] = None if due is None else round(due / 1000, 1)
+                shown_one["reason"] = self._reason(info, now)
+                shown_one["site"] = shown_one["site"] or (info[2].site.key if info[2].site is not None else None)
+                shown_one["possible_duplicate"] = bool(info[6] & POSSIBLE_DUPLICATE)
+            recipients.append(shown_one)
+        told = self.row(m) | {"recipients": recipients, "quarantined": state.quarantined or None}
+        if record is not None:
+            told["trace"] = shown(record.prefix)
+            told["segment"] = None if record.segment == 0xFFFFFFFF else record.segment
+            told["client"] = shown(record.client)
+            accepted = time.gmtime(record.accepted_ms / 1000)
+            told["accepted"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", accepted)
+        return told
+
+    def why(self, m: int) -> list[dict[str, Any]]:
+        """For each queued recipient: reason, a sentence, and until when."""
+        app = self._app
+        now = app.clock.monotonic()
+        msgid, _, _, _, _, _, _, spool, _ = app.index.message_info(m)
+        record = app.record(spool, msgid)
+        state = self.state(m)
+        out = []
+        for r in app.index.recipients_of(m):
+            info = app.index.recipient_info(r)
+            reason, detail, until = self._why_one(r, info, state, now)
+            address = shown(record.recipient(info[1])[0]) if record is not None else "?"
+            out.append({"recipient": address, "reason": reason, "detail": detail, "until_seconds": until})
+        return out
+
+    def _why_one(
+        self, r: int, info: tuple[Any, ...], state: MessageState, now: float
+    ) -> tuple[str, str, float | None]:
+        app = self._app
+        domain, place = info[2], info[3]
+        one = state.recipients[info[1]]
+        if place == 2:
+            seconds = app.index.due_in_ms(r, int(now * 1000)) / 1000
+            return "retry_backoff", f"deferred {info[4]} times, last: {one.reply or 'no reply'}", round(seconds, 1)
+        if place == 3:
+            waits = max(0.0, domain.wait_until - now)
+            return "dns", domain.wait_detail or f"the route of {shown(domain.name)} is being looked up", round(waits, 1)
+        if place == 5:
+            held = app.board.suspension_of(r)
+            why = f"held by suspension {held.id}: {held.why or 'no reason given'}" if held else "being resumed"
+            return "suspended", why, None
+        if place == 6:
+            return "quarantined", state.quarantined or "set aside", None
+        if place != 1:
+            return "in_flight", "being sent at this moment", None
+        site = domain.site
+        if site is None:
+            return "dns", "its route is about to be looked up again", None
+        reason = app.board.site_reason(site, now)
+        if site.backoff_until > now:
+            return reason, site.detail, round(site.backoff_until - now, 1)
+        if reason == "ready":
+            return "ready", f"{site.ready()} recipients are ready for {site.key}; it is among the next", None
+        if reason == "spool_blocked":
+            return reason, "outcomes can't be written to disk, so nothing is sent; see the relay's log", None
+        return reason, site.detail, None

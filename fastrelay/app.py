@@ -1,0 +1,399 @@
+"""The only file that knows all parts: one worker's relay, put together, started and drained."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import Any
+
+import msgspec
+
+from fastrelay._core.engine import Engine
+from fastrelay._core.index import Index
+from fastrelay._core.record import Record
+from fastrelay._core.slab import Slab
+from fastrelay._core.table import Table
+from fastrelay._core.transaction import Timeouts
+from fastrelay._core.wheel import Wheel
+from fastrelay.clock import Clock
+from fastrelay.config.schema import Config
+from fastrelay.deliver.hosts import DeadHosts
+from fastrelay.deliver.source import Source
+from fastrelay.ingest.balance import Balance
+from fastrelay.ingest.headers import HeaderNames
+from fastrelay.ingest.listener import Listener
+from fastrelay.metrics import names
+from fastrelay.metrics.meters import Meters
+from fastrelay.outcome.settle import Settler
+from fastrelay.route import Router, make_router
+from fastrelay.schedule.board import Board
+from fastrelay.schedule.quarantine import Quarantine
+from fastrelay.schedule.recovery import Recovery
+from fastrelay.spool.eventlog import EventLog
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 0.1
+SECOND_TICKS = 10
+SWEEP_TICKS = 300
+DUE_SLICE = 2000
+
+
+class App:
+    """One worker. `slot` of `slots`; everything it needs comes in the constructor."""
+
+    def __init__(self, config: Config, *, state_dir: str, slot: int, slots: int, clock: Clock, table: Table, slab: Slab):
+        self.config = config
+        self.state_dir = state_dir
+        self.slot = slot
+        self.slots = slots
+        self.clock = clock
+        self.table = table
+        self.meters = Meters(slab)
+        self.draining = False
+        self.sessions: set[Any] = set()
+        self.connecting = 0
+        self.hosts = DeadHosts()
+        self.power_marks: list[int] = []
+        self.suspects: list[dict[int, list[int]]] = []
+        self.index = Index(Wheel(int(clock.monotonic() * 1000)))
+        self.board = Board(self)
+        self.settler = Settler(self)
+        self.quarantine = Quarantine(self)
+        self.recovery = Recovery(self)
+        self.engine = Engine(
+            self.index,
+            slab,
+            Cold(self),
+            monotonic=clock.monotonic,
+            wall=clock.wall,
+            hostname=config.hostname.encode(),
+            received_limit=config.smtp.received_limit,
+            queued_limit=config.limits.queued_recipients // slots,
+            recipients_per_transaction=config.delivery.recipients_per_transaction,
+            hot_bytes=config.delivery.hot_cache_bytes // slots,
+            expire_ms=int(config.retry.expire_seconds * 1000),
+            field_names={},
+        )
+        self._configure()
+        self.router = self._router(None)
+        self.balance = Balance(self)
+        self.listener = Listener(self)
+        self._ticks = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._wake_scheduled = False
+        self._dns_before: dict[str, int] = {}
+        self._background: set[asyncio.Task[Any]] = set()
+        self.event_log: EventLog | None = None
+
+    def _configure(self) -> None:
+        """What follows from the configuration and may change with it."""
+        config = self.config
+        hostname = config.hostname.encode()
+        self.sources = [
+            Source(number, one.name, one.address, one.ehlo.encode() if one.ehlo else hostname)
+            for number, one in enumerate(config.sources)
+        ] or [Source(0, "default", "", hostname)]
+        self.source_numbers = {source.name: source.number for source in self.sources}
+        pool = config.pools.get("default")
+        self.pool_sources = [self.sources[self.source_numbers[name]] for name in pool] if pool else self.sources
+        self.connection_limit = max(1, config.delivery.connections // self.slots)
+        waits = config.delivery.timeouts
+        self.timeouts = Timeouts(
+            greeting=waits.greeting_seconds,
+            ehlo=waits.ehlo_seconds,
+            mail=waits.mail_seconds,
+            rcpt=waits.rcpt_seconds,
+            data=waits.data_seconds,
+            block=waits.body_progress_seconds,
+            body=waits.body_seconds,
+            body_rate=waits.body_rate_bytes,
+            final=waits.final_seconds,
+            rset=waits.rset_seconds,
+            quit=waits.quit_seconds,
+        )
+        self.engine.accept_edit = HeaderNames(config.headers).edit
+        self.engine.expire_ms = int(config.retry.expire_seconds * 1000)
+
+    def _router(self, sites: Any) -> Router:
+        """Routes by the configuration; our own names and listeners are where mail must not go."""
+        config = self.config
+        return make_router(
+            config,
+            sites=sites,
+            own_names={config.hostname, *(one.ehlo for one in config.sources if one.ehlo)},
+            own_addresses=[one.bind for one in config.listeners.smtp],
+            clock=self.clock.monotonic,
+        )
+
+    @property
+    def own_spool(self) -> Any:
+        return self.engine.spools[0]
+
+    # -- life ---------------------------------------------------------------------------------------------------------
+
+    async def start(self, orphans: list[str], suspensions: list[dict[str, Any]]) -> list[str]:
+        """Opens the spools, listens, begins to deliver; gives the addresses it listens at. Raises what the operator must hear."""
+        os.makedirs(os.path.join(self.state_dir, "spool"), mode=0o700, exist_ok=True)
+        self.recovery.open(f"w{self.slot}")
+        self.event_log = EventLog(
+            os.path.join(self.state_dir, "events", f"w{self.slot}.jsonl"),
+            set_log_fd=self._set_log_fd,
+            clock=self.clock,
+            rotate_bytes=self.config.events.rotate_size_bytes,
+            rotate_seconds=self.config.events.rotate_age_seconds,
+            keep_seconds=self.config.events.keep_seconds,
+        )
+        self.event_log.open()
+        for orphan in orphans:
+            self._open_orphan(orphan)
+        bound = self.listener.listen()
+        self.balance.start()
+        self.board.set_suspensions(suspensions)
+        self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        for number in range(len(self.engine.spools)):
+            self._spawn(self.recovery.load(number))
+        self.listener.start()
+        return bound
+
+    def _set_log_fd(self, descriptor: int) -> None:
+        for spool in self.engine.spools:
+            spool.set_log_fd(descriptor)
+
+    def _open_orphan(self, folder: str) -> None:
+        """A folder of a worker that is no more; one that can't be opened is left for the operator."""
+        try:
+            number = self.recovery.open(folder)
+            self.engine.spools[number].set_log_fd(self.event_log.fd if self.event_log else -1)
+            log.info("draining the spool of a worker that is no more: %s", folder)
+        except Exception as error:
+            self.count_error("spool")
+            log.error("spool folder %s can't be drained: %s", folder, error)
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._background.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.count_error("worker")
+            log.error("a task of the worker failed", exc_info=task.exception())
+
+    async def drain(self, seconds: float) -> None:
+        """Stops accepting, lets open transactions end, for `seconds` at most; then everything is on disk and closed."""
+        self.draining = True
+        self.engine.held_back = True
+        self.listener.stop_listening()
+        end = self.clock.monotonic() + seconds
+        while True:
+            now = self.clock.monotonic()
+            busy = self.listener.shut_idle(now)
+            for session in list(self.sessions):
+                if session.delivery is None:
+                    session.leave(now) if session.ready else session.abort()
+                else:
+                    busy += 1
+            if not busy or now >= end:
+                break
+            await asyncio.sleep(0.05)
+        await self.close()
+
+    async def close(self) -> None:
+        """Cuts what is still open and closes the spools; the in-flight file keeps what was cut."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for queue in self.board.sites.values():
+            await queue.pool.cancel()
+        for session in list(self.sessions):
+            session.abort()
+        for connection in list(self.listener.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        for task in list(self._background):
+            task.cancel()
+        self.balance.stop()
+        for spool in self.engine.spools:
+            spool.close()
+        for inflight in self.engine.inflights:
+            inflight.close()
+        if self.event_log is not None:
+            self.event_log.close()
+
+    def reload(self, config: Config) -> None:
+        """Takes a new configuration; listeners, workers and the state directory stay as they are until a restart."""
+        self.config = config
+        self._configure()
+        self.listener.configure()
+        self.router = self._router(self.router.sites)
+        for domain in self.index.domains.values():
+            domain.route_expires = 0.0
+        self.engine.received_limit = config.smtp.received_limit
+        self.engine.queued_limit = config.limits.queued_recipients // self.slots
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        now = self.clock.monotonic()
+        self._ticks += 1
+        while self.engine.advance(now, DUE_SLICE) == DUE_SLICE:
+            pass
+        self.board.tick(now)
+        if self._ticks % SECOND_TICKS == 0:
+            self._second(now)
+        if self._ticks % SWEEP_TICKS == 0:
+            self.board.sweep(now)
+        self.engine.wake_dirty(now)
+
+    def _second(self, now: float) -> None:
+        idle_seconds = self.config.delivery.idle_timeout_seconds
+        for session in list(self.sessions):
+            if session.idle and now - session.idle_since >= idle_seconds:
+                session.leave(now)
+            else:
+                session.tick(now)
+        self.listener.tick(now)
+        self.meters.refresh(self, now)
+        self.own_spool.housekeep(self.config.spool.reserve_bytes)
+        if self.event_log is not None:
+            self.event_log.tick()
+
+    def wake_later(self, site: Any, when: float) -> None:
+        self.board.wake_later(site, when)
+
+    def wake_soon(self) -> None:
+        """Gives work to woken sites at the end of this turn of the loop."""
+        if not self._wake_scheduled:
+            self._wake_scheduled = True
+            asyncio.get_running_loop().call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._wake_scheduled = False
+        self.engine.wake_dirty(self.clock.monotonic())
+
+    # -- what parts ask -----------------------------------------------------------------------------------------------
+
+    def record(self, spool: int, msgid: int) -> Record | None:
+        """The record of a message on disk, or None."""
+        raw = self.engine.spools[spool].get_record(msgid)
+        return None if raw is None else Record(raw)
+
+    def event_tail(self, source: str, site: Any, host: str, address: str) -> bytes:
+        """The part of an event that is the same for all deliveries of a session, as JSON without braces."""
+        fields = {
+            "source": source,
+            "site": site.key,
+            "provider": site.provider,
+            "mx_host": host,
+            "mx_address": address,
+        }
+        return b"," + msgspec.json.encode(fields)[1:-1]
+
+    def fail_ready(self, site: Any, code: int, enhanced: str, words: str, reason: str) -> None:
+        self.board.fail_ready(site, code, enhanced, words, reason)
+
+    def damaged(self, message: int, error: Exception) -> None:
+        """A content that can't be read back."""
+        self.quarantine.damaged(message, error)
+
+    def poisoned(self, delivery: Any, error: Exception) -> None:
+        """A large content that turned out to be damaged while it was sent: held once the attempt is settled."""
+        self.quarantine.mark(delivery, error)
+
+    # -- counting -----------------------------------------------------------------------------------------------------
+
+    def outcome_slot(self, outcome: str, provider: str, source: str) -> int:
+        return self.meters.outcome(outcome, provider, source)
+
+    def transaction_histogram(self, provider: str) -> int:
+        return self.meters.entry(names.TRANSACTION_SECONDS, provider=provider)
+
+    def count_outcome(self, outcome: str, provider: str, source: str) -> None:
+        self.meters.slab.inc(self.meters.outcome(outcome, provider, source), 1)
+
+    def count_connect(self, result: str) -> None:
+        self.meters.count(names.CONNECTS, result=result)
+
+    def observe_connect(self, seconds: float) -> None:
+        self.meters.observe(names.CONNECT_SECONDS, seconds)
+
+    def count_error(self, where: str) -> None:
+        self.meters.count(names.ERRORS, where=where)
+
+    def count_refusal(self, kind: str) -> None:
+        self.meters.slab.inc(self.meters.entry(names.SMTP_REFUSED, **{"class": kind}), 1)
+
+    def drain_dns(self) -> list[tuple[str, int, list[float]]]:
+        """DNS queries since the last call: (result, number, seconds of each)."""
+        stats = self.router.resolver.stats
+        now = {
+            "ok": stats.answers - stats.nxdomain - stats.nodata,
+            "nxdomain": stats.nxdomain,
+            "nodata": stats.nodata,
+            "servfail": stats.servfail,
+            "timeout": stats.timeouts,
+            "error": stats.network_errors,
+        }
+        before, self._dns_before = self._dns_before, now
+        seconds = {"ok": stats.drain_latencies()}
+        return [(result, max(0, n - before.get(result, 0)), seconds.get(result, [])) for result, n in now.items()]
+
+    def drain_commits(self) -> tuple[int, list[tuple[float, int]]]:
+        """Commits since the last call: failures, and (seconds, group size) of each."""
+        failures = 0
+        timings: list[tuple[float, int]] = []
+        for spool in self.engine.spools:
+            timings += spool.drain_timings()
+        return failures, timings
+
+    def spool_usage(self) -> dict[str, int]:
+        """Octets and segments of all spools."""
+        total = {"bytes": 0, "live_bytes": 0, "segments": 0}
+        for spool in self.engine.spools:
+            for _, size, live, *_ in spool.segments():
+                total["bytes"] += size
+                total["live_bytes"] += live
+                total["segments"] += 1
+        return total
+
+
+class Cold:
+    """What the engine calls off its straight path, each in its own file."""
+
+    def __init__(self, app: App) -> None:
+        board, settler, recovery = app.board, app.settler, app.recovery
+        self.domain_for = board.domain_for
+        self.unrouted = board.unrouted
+        self.expire = board.expire
+        self.suspended = board.suspended
+        self.pump = board.pump
+        self.settle = settler.settle
+        self.settle_part = settler.settle_part
+        self.forget = settler.states.forget
+        self.load = recovery.load_one
+        self.damaged = app.damaged
+        self._app = app
+
+    def bad_record(self, spool: int, msgid: int) -> None:
+        """A record that can't be read is left where it is, and said."""
+        self._app.recovery.unreadable_records += 1
+        self._app.count_error("spool")
+        name = self._app.engine.message_id(msgid, spool)
+        log.error("the record of message %s can't be read; it stays in the spool, see fastrelay queue audit", name)
+
+    @staticmethod
+    def mail_parameters(envelope: Any) -> bytes:
+        """The DSN parameters of MAIL to pass on (RFC 3461)."""
+        parameters = b""
+        if envelope.ret:
+            parameters += b" RET=" + envelope.ret
+        if envelope.envid:
+            parameters += b" ENVID=" + envelope.envid
+        return parameters
+
+

@@ -1,0 +1,40 @@
+"""Memory of dead hosts: an address that could not be used is tried after all others for a while (RFC 5321 section
+4.5.4.1)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TypeVar
+
+Target = TypeVar("Target")
+
+REMEMBERED_HOSTS = 100_000
+FIRST_SECONDS = 60.0
+LONGEST_SECONDS = 1800.0
+
+
+class DeadHosts:
+    """By address: until when, and how many failures in a row. Bounded; the oldest memory goes first."""
+
+    def __init__(self, most: int = REMEMBERED_HOSTS) -> None:
+        self._dead: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._most = most
+
+    def failed(self, address: str, now: float) -> None:
+        failures = self._dead.pop(address, (0.0, 0))[1] + 1
+        self._dead[address] = (now + min(LONGEST_SECONDS, FIRST_SECONDS * 2 ** min(failures - 1, 16)), failures)
+        if len(self._dead) > self._most:
+            self._dead.popitem(last=False)
+
+    def succeeded(self, address: str) -> None:
+        if self._dead:
+            self._dead.pop(address, None)
+
+    def is_dead(self, address: str, now: float) -> bool:
+        return bool(self._dead) and self._dead.get(address, (0.0, 0))[0] > now
+
+    def in_order(self, targets: list[Target], now: float) -> list[Target]:
+        """The order to try: those not known to be dead first, else as given."""
+        if not self._dead:
+            return targets
+        return sorted(targets, key=lambda target: self.is_dead(target.address, now))  # type: ignore[attr-defined]

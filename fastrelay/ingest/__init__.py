@@ -1,0 +1,1 @@
+"""The door in: SMTP listeners, large contents, header edits."""

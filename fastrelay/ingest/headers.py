@@ -1,0 +1,53 @@
+"""Header fields by which a client names campaign, tenant, pool and priority; they are removed on the way."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from fastrelay.config.schema import Headers
+
+NAME_OCTETS = 255
+PRIORITIES = {b"bulk": 0, b"normal": 1, b"transactional": 2}
+
+
+class HeaderNames:
+    """Finds and cuts the configured fields. Called once a message, so it looks before it works."""
+
+    def __init__(self, headers: Headers) -> None:
+        self._meaning: dict[bytes, tuple[str, int]] = {}
+        for meaning in ("campaign", "tenant", "pool", "priority"):
+            for rank, name in enumerate(getattr(headers, meaning)):
+                self._meaning[name.lower().encode()] = (meaning, rank)
+        names = b"|".join(re.escape(name) for name in self._meaning)
+        # A field with its folded lines (RFC 5322 section 2.2.3), at the start of the header or behind a line end.
+        self._fields = re.compile(rb"(?im)^(" + names + rb")[ \t]*:((?:[^\r\n]|\r\n[ \t])*)\r\n") if names else None
+
+    def edit(self, envelope: Any) -> tuple[bytes, bytes, bytes, int, bytes] | None:
+        """(campaign, tenant, pool, priority, header without those fields), or None where the header has none."""
+        if self._fields is None:
+            return None
+        content = envelope.content
+        if content is not None:
+            found = self._fields.search(content, 0, envelope.header_length)
+        else:
+            content = envelope.header
+            found = self._fields.search(content)
+        if found is None:
+            return None
+        header = content[: envelope.header_length]
+        best: dict[str, tuple[int, bytes]] = {}
+        for field in self._fields.finditer(header):
+            meaning, rank = self._meaning[field[1].lower()]
+            value = b" ".join(field[2].split())[:NAME_OCTETS]
+            if value and (meaning not in best or rank < best[meaning][0]):
+                best[meaning] = (rank, value)
+        chosen = {meaning: value for meaning, (_, value) in best.items()}
+        priority = PRIORITIES.get(chosen.get("priority", b"").lower(), 0)
+        return (
+            chosen.get("campaign", b""),
+            chosen.get("tenant", b""),
+            chosen.get("pool", b""),
+            priority,
+            self._fields.sub(b"", header),
+        )

@@ -1,0 +1,100 @@
+"""What a worker counts outside the hot path: entries found once, and the gauges that are set every few seconds."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from fastrelay._core.slab import Slab
+from fastrelay.metrics import names
+
+if TYPE_CHECKING:
+    from fastrelay.app import App
+
+OLDEST_EVERY_TICKS = 5
+IN_HAND = ("unplaced", "loading")  # places that people know as in_flight
+
+
+class Meters:
+    """The slab entries of one worker by name and labels."""
+
+    def __init__(self, slab: Slab) -> None:
+        self.slab = slab
+        self._entries: dict[tuple[str, ...], int] = {}
+        self._ticks = 0
+        self._gauges_set: set[int] = set()
+
+    def entry(self, metric: names.Metric, **labels: str) -> int:
+        """The slab entry of a metric, kept."""
+        key = (metric.name, *labels.values())
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = metric.entry(self.slab, **labels)
+        return entry
+
+    def count(self, metric: names.Metric, n: float = 1, **labels: str) -> None:
+        self.slab.inc(self.entry(metric, **labels), n)
+
+    def observe(self, metric: names.Metric, value: float, **labels: str) -> None:
+        self.slab.observe(self.entry(metric, **labels), value)
+
+    def outcome(self, outcome: str, provider: str, source: str) -> int:
+        """The entry of one outcome; `source` is empty where nothing was sent."""
+        return self.entry(names.OUTCOMES_TOTAL, outcome=outcome, provider=provider, source=source or "none")
+
+    # -- gauges -------------------------------------------------------------------------------------------------------
+
+    def refresh(self, app: App, now: float) -> None:
+        """Sets every gauge from the worker's state; about once a second."""
+        set_ = self.slab.set
+        reasons = app.board.by_reason(now)
+        for reason in names.REASONS:
+            set_(self.entry(names.QUEUE_RECIPIENTS, reason=reason), reasons.get(reason, 0))
+        if self._ticks % OLDEST_EVERY_TICKS == 0:
+            oldest = app.index.oldest_accepted_ms()
+            set_(self.entry(names.QUEUE_OLDEST_SECONDS), 0 if oldest is None else max(0.0, now - oldest / 1000))
+            self._spool_gauges(app)
+        self._ticks += 1
+        set_(self.entry(names.SMTP_SESSIONS_OPEN), app.listener.load)
+        set_(self.entry(names.HOT_CACHE_BYTES), app.engine.hot_bytes)
+        set_(self.entry(names.QUARANTINED), app.board.quarantined_messages)
+        self._connections(app)
+        self._dns(app)
+        self._commits(app)
+
+    def _connections(self, app: App) -> None:
+        counts: dict[tuple[str, str, str], int] = {}
+        for session in app.sessions:
+            state = "idle" if session.idle else "busy" if session.ready else "connecting"
+            key = (session.site.provider, session.source_name, state)
+            counts[key] = counts.get(key, 0) + 1
+        fresh = set()
+        for (provider, source, state), n in counts.items():
+            entry = self.entry(names.DELIVERY_CONNECTIONS, provider=provider, source=source, state=state)
+            self.slab.set(entry, n)
+            fresh.add(entry)
+        for entry in self._gauges_set - fresh:
+            self.slab.set(entry, 0)
+        self._gauges_set = fresh
+
+    def _spool_gauges(self, app: App) -> None:
+        usage = app.spool_usage()
+        self.slab.set(self.entry(names.SPOOL_BYTES), usage["bytes"])
+        self.slab.set(self.entry(names.SPOOL_LIVE_BYTES), usage["live_bytes"])
+        self.slab.set(self.entry(names.SPOOL_SEGMENTS), usage["segments"])
+        disk = os.statvfs(app.state_dir)
+        self.slab.set(self.entry(names.DISK_FREE_BYTES), disk.f_bavail * disk.f_frsize)
+
+    def _dns(self, app: App) -> None:
+        for result, n, seconds in app.drain_dns():
+            self.count(names.DNS_QUERIES, n, result=result)
+            for value in seconds:
+                self.observe(names.DNS_SECONDS, value)
+
+    def _commits(self, app: App) -> None:
+        failures, commits = app.drain_commits()
+        if failures:
+            self.count(names.COMMIT_FAILURES, failures)
+        for seconds, group in commits:
+            self.observe(names.COMMIT_SECONDS, seconds)
+            self.observe(names.COMMIT_GROUP_MESSAGES, group)

@@ -1,0 +1,1 @@
+"""What a reply or a failure means, and its settlement."""

@@ -1,0 +1,71 @@
+"""What the end of a transaction means, for each recipient and for the session: the one page that decides.
+
+    how it ended                                            recipient
+    final reply 2xx, its RCPT 2xx                           delivered
+    final reply 4xx / 5xx, its RCPT 2xx                     deferred / failed
+    its RCPT 5xx                                            failed
+    its RCPT 4xx                                            deferred
+    its RCPT 452 after others were taken (too many)         again at once, in another transaction
+    MAIL 4xx / 5xx                                          deferred / failed
+    421 anywhere                                            deferred (a 4xx), and the session is over
+    a feature that the host lacks (8BITMIME, SMTPUTF8, SIZE)   failed, with our own reply
+    no reply: cut off, timeout, broken protocol             deferred; possible_duplicate if the whole body had left
+    cut off before any reply, on a connection used before   again at once: the host closed an idle connection
+
+Only the first digit of a reply code counts (RFC 5321 section 4.2.1); an enhanced code counts only where its class is
+the reply's (RFC 2034).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["delivered", "deferred", "failed", "again"]
+
+_ENHANCED = re.compile(rb"([245])\.(\d{1,3})\.(\d{1,3})(?:\s|$)")
+
+
+class Verdict(msgspec.Struct, frozen=True, gc=False):
+    """What becomes of one recipient. `reason` is a word of the closed set in events and metrics."""
+
+    kind: Kind
+    code: int = 0
+    enhanced: str = ""
+    reply: str = ""
+    reason: str = ""
+    possible_duplicate: bool = False
+
+
+AGAIN = Verdict("again")
+
+
+def enhanced_status(code: int, text: bytes) -> str:
+    """The enhanced status code at the start of a reply's text, or "" where none is or its class is another's."""
+    found = _ENHANCED.match(text)
+    if found is None or int(found[1]) != code // 100:
+        return ""
+    return f"{found[1].decode()}.{int(found[2])}.{int(found[3])}"
+
+
+def judge_reply(code: int, text: bytes, shown: str, stage: str) -> Verdict:
+    """A reply that ends the attempt for a recipient. `stage` is the command it answered."""
+    enhanced = enhanced_status(code, text)
+    kind: Kind = "delivered" if code // 100 == 2 else "failed" if code // 100 == 5 else "deferred"
+    return Verdict(kind, code, enhanced, shown, "" if kind == "delivered" else f"{stage}_refused")
+
+
+def judge_error(error_kind: str, status: str, words: str, *, may_have_arrived: bool, reused: bool) -> Verdict:
+    """An attempt that ended without a reply. `status` is the enhanced code that describes it (RFC 3463)."""
+    if status.startswith("5."):
+        return Verdict("failed", 0, status, words, error_kind)
+    if reused and not may_have_arrived and error_kind == "closed":
+        return AGAIN
+    return Verdict("deferred", 0, status, words, error_kind, possible_duplicate=may_have_arrived)
+
+
+def too_many_recipients(code: int, text: bytes, accepted_before: int) -> bool:
+    """RFC 5321 section 4.5.3.1.10: the host wants the rest in another transaction."""
+    return code in (452, 552) and accepted_before > 0 and (code == 452 or b"5.5.3" in text or b"oo many" in text)

@@ -1,0 +1,281 @@
+"""Settlement of every transaction that is not a plain delivery to all of its recipients.
+
+In one batch of the spool: the new state (or the deletion) of the message, the counters and the events; then the
+timers. The plain case is in the engine (_core/engine.pyx), in the same order.
+
+Crash argument: until the batch is committed the in-flight slots of the transaction stay set, so whatever the MX host
+may have taken goes again flagged possible_duplicate; after it, the state on disk has the outcome. A recipient that is
+due again is put into the wheel before the commit: if the commit fails, the worker starts no transaction until it
+succeeds (settle_blocked), so nothing acts on an outcome that is not on disk.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fastrelay._core.transaction import ErrorKind, Stage
+from fastrelay.outcome.classify import AGAIN, Verdict, judge_error, judge_reply, too_many_recipients
+from fastrelay.schedule.retry import retry_delay_seconds
+from fastrelay.schedule.state import (
+    DELIVERED,
+    EXPIRED,
+    FAILED,
+    POSSIBLE_DUPLICATE,
+    QUEUED,
+    REMOVED,
+    REPLY_KEPT_CHARACTERS,
+    MessageState,
+    RecipientState,
+    decode_state,
+    fresh_state,
+)
+
+if TYPE_CHECKING:
+    from fastrelay.app import App
+
+ERROR_WORDS = {int(kind): kind.name.removeprefix("ERROR_").lower() for kind in ErrorKind}
+STAGE_WORDS = {int(stage): stage.name.removeprefix("STAGE_").lower() for stage in Stage}
+COUNTERS = {DELIVERED: 1, FAILED: 2, EXPIRED: 3, REMOVED: 5}
+EVENT_NAMES = {DELIVERED: "delivered", FAILED: "failed", EXPIRED: "expired", REMOVED: "removed"}
+
+
+class States:
+    """States of messages that are changing: read from the spool once, kept until the last change is on disk."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._kept: dict[tuple[int, int], tuple[MessageState, list[int]]] = {}
+
+    def get(self, spool: int, msgid: int, recipients: int) -> MessageState:
+        """The newest state, committed or not."""
+        kept = self._kept.get((spool, msgid))
+        if kept is not None:
+            return kept[0]
+        raw = self._app.engine.spools[spool].get_state(msgid)
+        return fresh_state(recipients) if raw is None else decode_state(raw)
+
+    def put(
+        self,
+        spool: int,
+        msgid: int,
+        state: MessageState,
+        delivery: Any = None,
+        on_disk: Callable[[], object] | None = None,
+    ) -> None:
+        """Writes a state with the next batch; once it is on disk `delivery` is released and `on_disk` called."""
+        state.power_mark = self._app.power_marks[spool]
+        key = (spool, msgid)
+        kept = self._kept.get(key)
+        if kept is None:
+            kept = self._kept[key] = (state, [0])
+        kept[1][0] += 1
+
+        def written(error: Exception | None) -> None:
+            kept[1][0] -= 1
+            if kept[1][0] == 0 and self._kept.get(key) is kept:
+                del self._kept[key]
+            if delivery is not None:
+                self._app.engine.released(delivery)
+            if on_disk is not None:
+                on_disk()
+
+        self._app.engine.spools[spool].put_state(msgid, state.encode(), written)
+
+    def forget(self, spool: int, msgid: int) -> None:
+        """The message is gone."""
+        self._kept.pop((spool, msgid), None)
+
+
+class Settler:
+    """Turns transactions and operators' commands into outcomes."""
+
+    def __init__(self, app: App, rng: random.Random | None = None) -> None:
+        self._app = app
+        self._rng = rng or random.Random()
+        self.states = States(app)
+        self.hold_after: set[tuple[int, int]] = set()
+
+    # -- after a transaction --------------------------------------------------------------------------------------
+
+    def settle(self, delivery: Any, session: Any, now: float) -> None:
+        """Every recipient of a delivery gets its verdict, in one batch."""
+        verdicts = self._verdicts(delivery.transaction, session)
+        self.apply(delivery, verdicts, session, now)
+
+    def _verdicts(self, tx: Any, session: Any) -> list[Verdict]:
+        verdicts = []
+        accepted = 0
+        for i in range(len(tx.recipients)):
+            reply = tx.reply_for(i)
+            own = tx.recipient_replies[i] if tx.recipient_replies else None
+            if own is not None and too_many_recipients(own.code, own.text, accepted):
+                verdicts.append(AGAIN)
+                continue
+            if own is not None and own.code // 100 == 2:
+                accepted += 1
+            if reply is not None:
+                stage = STAGE_WORDS[tx.stage] if own is None or own.code // 100 == 2 else "rcpt"
+                verdicts.append(judge_reply(reply.code, reply.text, reply.text_for_log(), stage))
+            else:
+                verdicts.append(
+                    judge_error(
+                        ERROR_WORDS[tx.error_kind],
+                        tx.error_status or "4.4.2",
+                        tx.error or "connection lost",
+                        may_have_arrived=tx.may_have_arrived(i),
+                        reused=session.client.transactions_done > 0 and tx.mail_reply is None,
+                    )
+                )
+        return verdicts
+
+    def apply(self, delivery: Any, verdicts: list[Verdict], session: Any, now: float) -> None:
+        """Outcome, events and timers for the recipients of a delivery. `session` names the attempt's far side."""
+        index = self._app.engine.index
+        again = [r for r, verdict in zip(delivery.recipients, verdicts, strict=True) if verdict.kind == "again"]
+        rest = [(r, v) for r, v in zip(delivery.recipients, verdicts, strict=True) if v.kind != "again"]
+        if rest:
+            _, _, queued, total, *_ = index.message_info(delivery.message)
+            state = self.states.get(delivery.spool, delivery.msgid, total)
+            final = 0
+            for r, verdict in rest:
+                final += self._settle_one(delivery, r, verdict, state.recipients, session, now)
+            state.crashes = 0
+            self._write(delivery, state, gone=final == queued)
+        else:
+            self._app.engine.released(delivery)
+        site = session.site
+        for r in reversed(again):
+            index.py_push(site.common, r, True)
+        if again:
+            self._app.engine.wake(site)
+        for r, verdict in rest:
+            if verdict.kind != "deferred":
+                index.py_remove(r)
+            self._app.count_outcome(verdict.kind, site.provider, session.source_name)
+
+    def _settle_one(
+        self, delivery: Any, r: int, verdict: Verdict, states: list[RecipientState], session: Any, now: float
+    ) -> bool:
+        """State and event of one recipient, and its timer where it is deferred. True: it is final."""
+        app = self._app
+        _, number, domain, _, _, _, flags = app.engine.index.recipient_info(r)
+        state = states[number]
+        attempts = app.engine.index.count_attempt(r)
+        state.attempts = attempts
+        state.source = session.source_name
+        state.site = session.site.key
+        state.reply = verdict.reply[:REPLY_KEPT_CHARACTERS]
+        state.reason = verdict.reason
+        if verdict.possible_duplicate:
+            flags |= POSSIBLE_DUPLICATE
+            app.engine.index.flag_possible_duplicate(r, True)
+        state.flags = flags
+        fields = self._fields(delivery, number, domain, attempts, now)
+        fields |= {
+            "source": session.source_name, "site": session.site.key, "provider": session.site.provider,
+            "mx_host": session.host, "mx_address": session.address, "code": verdict.code or None,
+            "enhanced": verdict.enhanced or None, "reply": state.reply, "reason": verdict.reason or None,
+        }  # fmt: skip
+        if flags & POSSIBLE_DUPLICATE:
+            fields["possible_duplicate"] = True
+        if verdict.kind == "deferred":
+            delay = retry_delay_seconds(app.config.retry, attempts, self._rng)
+            state.status = QUEUED
+            state.due_ms = int((app.clock.wall() + delay) * 1000)
+            app.engine.index.set_source(r, session.source + 1)
+            app.engine.index.py_defer(r, int((now + delay) * 1000))
+            fields["next_attempt_seconds"] = round(delay, 3)
+        else:
+            state.status = DELIVERED if verdict.kind == "delivered" else FAILED
+            app.engine.count(delivery.spool, COUNTERS[state.status], 1)
+        app.engine.event(verdict.kind, delivery.spool, delivery.msgid, {k: v for k, v in fields.items() if v is not None})
+        return verdict.kind != "deferred"
+
+    def _fields(self, delivery: Any, number: int, domain: Any, attempt: int, now: float) -> dict[str, Any]:
+        info = self._app.engine.index.message_info(delivery.message)
+        address = delivery.record.recipient(number)[0]
+        fields: dict[str, Any] = {
+            "reverse_path": text(delivery.record.reverse_path),
+            "recipient": text(address),
+            "domain": text(domain.name),
+            "attempt": attempt,
+            "queued_seconds": int(now - info[1] / 1000),
+        }
+        if info[5]:
+            fields["campaign"] = text(info[5])
+        if info[6]:
+            fields["tenant"] = text(info[6])
+        return fields
+
+    def _write(self, delivery: Any, state: MessageState, *, gone: bool) -> None:
+        """The message's new state, or its deletion where no recipient is left."""
+        engine = self._app.engine
+        if gone:
+            engine.spools[delivery.spool].delete_message(delivery.msgid, delivery)
+            self.states.forget(delivery.spool, delivery.msgid)
+        else:
+            self.states.put(delivery.spool, delivery.msgid, state, delivery)
+        if delivery.spool == 0:
+            engine.forget_hot(delivery.msgid)
+
+    def settle_part(self, delivery: Any) -> None:
+        """Some recipients of a message were delivered (their events are written) and others are still queued."""
+        engine = self._app.engine
+        _, _, _, total, *_ = engine.index.message_info(delivery.message)
+        state = self.states.get(delivery.spool, delivery.msgid, total)
+        for r in delivery.recipients:
+            number = engine.index.recipient_info(r)[1]
+            state.recipients[number].status = DELIVERED
+        state.crashes = 0
+        self.states.put(delivery.spool, delivery.msgid, state, delivery)
+
+    # -- without a transaction ------------------------------------------------------------------------------------
+
+    def finish(self, r: int, status: int, *, reason: str, reply: str = "", code: int = 0, enhanced: str = "") -> None:
+        """Ends one queued recipient without sending: failed by its route, expired, removed or discarded."""
+        app = self._app
+        engine = app.engine
+        m, number, domain, _, attempts, _, flags = engine.index.recipient_info(r)
+        msgid, _, queued, total, _, _, _, spool, _ = engine.index.message_info(m)
+        record = app.record(spool, msgid)
+        state = self.states.get(spool, msgid, total)
+        mine = state.recipients[number]
+        fields: dict[str, Any] = {"reason": reason}
+        if record is not None:
+            held = Held(spool, msgid, m, record)
+            fields = self._fields(held, number, domain, attempts, app.clock.monotonic()) | fields
+        provider = domain.site.provider if domain.site is not None else "other"
+        fields |= {"provider": provider, "code": code or None, "enhanced": enhanced or None}
+        fields["reply"] = reply or mine.reply or None
+        fields["source"] = mine.source or None
+        if flags & POSSIBLE_DUPLICATE:
+            fields["possible_duplicate"] = True
+        mine.status = status
+        engine.count(spool, COUNTERS[status], 1)
+        engine.event(EVENT_NAMES[status], spool, msgid, {k: v for k, v in fields.items() if v is not None})
+        app.count_outcome(EVENT_NAMES[status], provider, mine.source)
+        if queued == 1:
+            engine.spools[spool].delete_message(msgid, None)
+            self.states.forget(spool, msgid)
+            if spool == 0:
+                engine.forget_hot(msgid)
+        else:
+            self.states.put(spool, msgid, state)
+        engine.index.py_remove(r)
+
+
+class Held:
+    """A message in hand that is in no transaction; what `_fields` needs to know of it."""
+
+    def __init__(self, spool: int, msgid: int, message: int, record: Any) -> None:
+        self.spool = spool
+        self.msgid = msgid
+        self.message = message
+        self.record = record
+
+
+def text(octets: bytes) -> str:
+    """Octets of an address or name for JSON."""
+    return octets.decode("utf-8", "backslashreplace")

@@ -1,0 +1,1 @@
+"""What is due when: message states, retries, expiry, suspensions."""

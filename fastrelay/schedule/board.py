@@ -1,0 +1,238 @@
+"""Which domain waits for what: routes, sites, retries, expiry, suspensions. The engine calls this off its straight path.
+
+A domain's mail waits in the domain's own queue until its route is known, then in the queue of its site. A route that
+fails ends the mail at once; one that can't be found now is asked for again, and the mail says `dns`.
+
+Known faults: ending very many recipients of one domain at once (NXDOMAIN for a big one) is done in slices, in between
+which a new route is not looked at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+from typing import TYPE_CHECKING, Any
+
+from fastrelay.deliver.pool import Pool
+from fastrelay.route.names import InvalidDomain, normalize_domain
+from fastrelay.schedule.state import EXPIRED, FAILED, REMOVED
+from fastrelay.schedule.suspension import Suspension
+
+if TYPE_CHECKING:
+    from fastrelay.app import App
+
+log = logging.getLogger(__name__)
+
+READY, RETRY, DNS, IN_FLIGHT, SUSPENDED, QUARANTINED, LOADING = range(1, 8)
+SLICE = 500  # recipients ended or looked at before the loop gets its turn
+DOMAINS_KEPT = 50_000
+POOL_IDLE_SECONDS = 300.0
+IN_HAND = {"unplaced": "in_flight", "loading": "in_flight"}
+
+
+class Board:
+    """Domains, sites and what their mail waits for, in one worker."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self.sites: dict[str, Any] = {}
+        self.suspensions: list[Suspension] = []
+        self.quarantined_messages = 0
+        self._wakes: list[tuple[float, int, Any]] = []
+        self._order = itertools.count()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._expiry_at = 0
+
+    # -- what the engine asks -----------------------------------------------------------------------------------------
+
+    def domain_for(self, name: bytes) -> Any:
+        """The Domain of a name as a client spelled it (lower case); None where it is no domain at all."""
+        try:
+            normal = normalize_domain(name.decode("utf-8"))
+        except (InvalidDomain, UnicodeDecodeError):
+            return None
+        return self._app.index.domain(normal.encode())
+
+    def unrouted(self, domain: Any) -> None:
+        """Mail waits for a domain whose route is unknown or ran out."""
+        now = self._app.clock.monotonic()
+        domain.resolving = True
+        if domain.wait_until > now:
+            self._wake_at(domain.wait_until, domain)
+            return
+        route = self._app.router.cached(domain.name.decode(), now)
+        if route is not None:
+            self._apply(domain, route, now)
+            return
+        task = asyncio.get_running_loop().create_task(self._resolve(domain))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _resolve(self, domain: Any) -> None:
+        try:
+            route = await self._app.router.resolve(domain.name.decode(), self._app.clock.monotonic())
+        except Exception:
+            log.exception("looking up %s failed in the relay itself; its mail waits", domain.name.decode())
+            self._app.count_error("route")
+            domain.wait_until = self._app.clock.monotonic() + 60
+            self._wake_at(domain.wait_until, domain)
+            return
+        self._apply(domain, route, self._app.clock.monotonic())
+        self._app.wake_soon()
+
+    def _apply(self, domain: Any, route: Any, now: float) -> None:
+        domain.route = route
+        domain.resolving = False
+        if route.action == "site":
+            domain.site = self.site_queue(route.site, now)
+            domain.route_expires = max(route.expires_at, now + 1)
+            domain.wait_detail = ""
+            self._app.engine.route_pending(domain, now)
+            return
+        domain.site = None
+        if route.action == "defer":
+            domain.wait_until = max(route.expires_at, now + 1)
+            domain.wait_detail = route.text
+            domain.resolving = True
+            self._wake_at(domain.wait_until, domain)
+        elif route.action == "discard":
+            self._end(domain.pending, REMOVED, reason="discarded_by_route")
+        else:
+            reason = "rejected_by_route" if route.action == "reject" else "unroutable"
+            reply = f"{route.code} {route.enhanced} {route.text}"
+            self._end(domain.pending, FAILED, reason=reason, reply=reply, code=route.code, enhanced=route.enhanced)
+
+    def site_queue(self, site: Any, now: float) -> Any:
+        """The queue and pool of a site, made at its first use."""
+        queue = self.sites.get(site.key)
+        if queue is None:
+            queue = self.sites[site.key] = self._app.index.new_site_queue(site)
+            queue.pool = Pool(self._app, queue)
+        return queue
+
+    def pump(self, site: Any, now: float) -> None:
+        site.pool.pump(now)
+
+    def expire(self, r: int) -> None:
+        """Given up: it was queued for longer than retry.expire."""
+        self._app.settler.finish(r, EXPIRED, reason="expired")
+
+    # -- ending many --------------------------------------------------------------------------------------------------
+
+    def _end(self, queue: Any, status: int, **fields: Any) -> None:
+        """Ends everything in a queue, a slice at a time."""
+        index = self._app.index
+        for _ in range(SLICE):
+            r = index.py_pop(queue)
+            if r is None:
+                return
+            self._app.settler.finish(r, status, **fields)
+        asyncio.get_running_loop().call_soon(lambda: self._end(queue, status, **fields))
+
+    def fail_ready(self, site: Any, code: int, enhanced: str, words: str, reason: str) -> None:
+        """Everything that is ready for a site fails: its hosts will never take mail."""
+        for queue in (site.common, *site.by_source.values()):
+            self._end(queue, FAILED, reason=reason, reply=f"{code} {enhanced} {words}", code=code, enhanced=enhanced)
+
+    # -- time ---------------------------------------------------------------------------------------------------------
+
+    def _wake_at(self, when: float, what: Any) -> None:
+        heapq.heappush(self._wakes, (when, next(self._order), what))
+
+    def wake_later(self, site: Any, when: float) -> None:
+        """Looks at a site again at `when` (monotonic seconds)."""
+        self._wake_at(when, site)
+
+    def tick(self, now: float) -> None:
+        """Everything whose time has come: domains to ask for again, sites to try again."""
+        while self._wakes and self._wakes[0][0] <= now:
+            _, _, what = heapq.heappop(self._wakes)
+            if what.__class__.__name__ == "Domain":
+                what.wait_until = 0.0
+                what.resolving = False
+                if what.pending.count:
+                    self.unrouted(what)
+            elif what.ready():
+                self._app.engine.wake(what)
+
+    def sweep(self, now: float) -> None:
+        """Expiry of mail that nobody pulls, a slice of the index at a time; forgets idle sites and domains."""
+        index = self._app.index
+        before_ms = int((now - self._app.config.retry.expire_seconds) * 1000)
+        following, found = index.select(self._expiry_at, 100_000, before_ms)
+        self._expiry_at = following or 0
+        for r in found:
+            if index.recipient_info(r)[3] in (READY, RETRY, DNS, SUSPENDED):
+                self.expire(r)
+        index.forget_idle_domains(DOMAINS_KEPT)
+        for key, queue in list(self.sites.items()):
+            pool = queue.pool
+            if not queue.ready() and not pool.sessions and not pool.connecting and now - pool.last_used > POOL_IDLE_SECONDS:
+                self._forget_site(key, queue)
+
+    def _forget_site(self, key: str, queue: Any) -> None:
+        for domain in self._app.index.domains.values():
+            if domain.site is queue:
+                domain.site = None
+                domain.route_expires = 0.0
+        del self.sites[key]
+        self._app.index.free_site_queue(queue)
+
+    # -- suspensions --------------------------------------------------------------------------------------------------
+
+    def set_suspensions(self, described: list[dict[str, Any]]) -> None:
+        """Takes the supervisor's list; what is no longer held goes on."""
+        self.suspensions = [Suspension.of(one, self._app.index, self._app.source_numbers) for one in described]
+        self._app.engine.suspensions = bool(self.suspensions)
+        task = asyncio.get_running_loop().create_task(self._release_suspended())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _release_suspended(self) -> None:
+        index, start = self._app.index, 0
+        while start is not None:
+            start, found = index.select(start, 20_000, place=SUSPENDED)
+            for r in found:
+                if not self.suspended(r):
+                    self._app.engine.place_ready(r, self._app.clock.monotonic())
+            self._app.wake_soon()
+            await asyncio.sleep(0)
+
+    def suspended(self, r: int) -> bool:
+        """Whether an operator holds this recipient."""
+        return self.suspension_of(r) is not None
+
+    def suspension_of(self, r: int) -> Suspension | None:
+        """The first suspension that holds a recipient."""
+        if not self.suspensions:
+            return None
+        now = self._app.clock.monotonic()
+        return next((one for one in self.suspensions if one.holds(self._app.index, r, now)), None)
+
+    # -- for people ---------------------------------------------------------------------------------------------------
+
+    def site_reason(self, site: Any, now: float) -> str:
+        """What the head of a site's queue waits for."""
+        if self._app.engine.held_back or self._app.own_spool.settle_blocked:
+            return "spool_blocked"
+        if site.backoff_until > now:
+            return str(site.reason)
+        if site.reason in ("connection_limit", "no_source"):
+            return str(site.reason)
+        return "ready"
+
+    def by_reason(self, now: float) -> dict[str, int]:
+        """Queued recipients by what they wait for."""
+        counts: dict[str, int] = {}
+        for place, n in self._app.index.place_counts().items():
+            if n and place != "ready":
+                name = IN_HAND.get(place, place)
+                counts[name] = counts.get(name, 0) + n
+        for site in self.sites.values():
+            n = site.ready()
+            if n:
+                reason = self.site_reason(site, now)
+                counts[reason] = counts.get(reason, 0) + n
+        return counts

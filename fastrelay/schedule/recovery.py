@@ -1,0 +1,157 @@
+"""From the spool folders of a worker to its queue, at start (DESIGN section 4, the table of states).
+
+    what was found                                   what happens
+    record, no state                                 queued; flagged possible_duplicate if the host lost power since
+    record with a state                              as the state says
+    id in the in-flight file, same boot              exactly its recipients go again, flagged; two crashes in a row
+                                                     with the message in hand: quarantined
+    in-flight file of another boot                   every recipient already due is flagged (the power mark)
+    a record that can't be read                      counted, named in the log, left alone
+
+The power mark of a spool is the first message id after the last power loss; the in-flight file keeps it. A state
+remembers the mark it was written under, so a message is flagged once and not for ever. What was in flight stays in its
+old slots until the flag is on disk, so a crash during recovery forgets nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING, Any
+
+from fastrelay._core.inflight import Inflight
+from fastrelay._core.record import Record
+from fastrelay.schedule.state import POSSIBLE_DUPLICATE, QUEUED, decode_state, fresh_state
+from fastrelay.spool import SpoolOptions, open_spool
+
+if TYPE_CHECKING:
+    from fastrelay.app import App
+
+log = logging.getLogger(__name__)
+
+SLICE_MESSAGES = 2000  # loaded before the loop gets its turn: under 10 ms
+CRASHES_TO_QUARANTINE = 2
+MESSAGE_SUSPECT = 1
+
+
+class Recovery:
+    """Opens spools and loads them in slices."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self.loading = 0
+        self.unreadable_records = 0
+
+    def open(self, folder: str) -> int:
+        """Opens a spool folder and gives its number in the engine. Raises SpoolCorrupt, SpoolFormat, OSError."""
+        app = self._app
+        path = os.path.join(app.state_dir, "spool", folder)
+        spool_config = app.config.spool
+        spool = open_spool(
+            path,
+            loop=asyncio.get_running_loop(),
+            on_commit=app.engine.on_commit,
+            options=SpoolOptions(
+                segment_bytes=spool_config.segment_size_bytes,
+                map_bytes=spool_config.map_size_bytes,
+                ballast=os.path.join(app.state_dir, "ballast") if spool_config.ballast_bytes else "",
+            ),
+        )
+        inflight = Inflight(os.path.join(path, "inflight"), boot_id=app.clock.boot_id(), next_id=spool.next_id())
+        number: int = app.engine.add_spool(spool, inflight, spool.tag)
+        if inflight.power_lost:
+            log.warning("%s: the host lost power; mail that was due is flagged possible_duplicate when it is sent", path)
+        app.power_marks.append(inflight.power_mark)
+        suspects = dict(inflight.list_all())
+        app.suspects.append(suspects)
+        self.loading += 1
+        return number
+
+    async def load(self, number: int) -> None:
+        """Fills the index from a spool, in slices between which mail already flows."""
+        app = self._app
+        scan = app.engine.spools[number].scan()
+        suspects = app.suspects[number]
+        try:
+            more = True
+            while more:
+                now = app.clock.monotonic()
+                more = app.engine.load_slice(scan, number, SLICE_MESSAGES, suspects, app.power_marks[number], now)
+                app.engine.wake_dirty(now)
+                await asyncio.sleep(0)
+        finally:
+            scan.close()
+        for msgid in list(suspects):
+            app.engine.inflights[number].forget(msgid)  # settled before the crash: nothing is in doubt
+        self.loading -= 1
+
+    def load_one(
+        self, spool: int, msgid: int, raw: bytes, state_raw: bytes | None, doubtful: list[int] | None, accepted_at_ms: int
+    ) -> None:
+        """A message with a state, or one that was in flight."""
+        app = self._app
+        record = Record(raw)
+        state = decode_state(state_raw) if state_raw is not None else fresh_state(record.count)
+        mark = app.power_marks[spool]
+        changed = False
+        power_lost = msgid < mark and state.power_mark < mark
+        if doubtful is not None:
+            state.crashes += 1
+            changed = True
+            if state.crashes >= CRASHES_TO_QUARANTINE and not state.quarantined:
+                state.quarantined = f"in hand at {state.crashes} crashes in a row"
+                log.error(
+                    "message %s was in hand at %d crashes in a row: quarantined. See fastrelay queue quarantine list",
+                    app.engine.message_id(msgid, spool), state.crashes,
+                )  # fmt: skip
+        wall_ms, now_ms = int(app.clock.wall() * 1000), int(app.clock.monotonic() * 1000)
+        addresses = record.recipients()
+        queued = []
+        for number, one in enumerate(state.recipients):
+            if one.status != QUEUED:
+                continue
+            if (doubtful is not None and number in doubtful) or (power_lost and one.due_ms <= wall_ms):
+                one.flags |= POSSIBLE_DUPLICATE
+            address = addresses[number][0]
+            name = address[address.rfind(b"@") + 1 :].lower()
+            domain = app.board.domain_for(name)
+            queued.append((number, domain.name if domain is not None else b"invalid"))
+        if not queued:
+            log.error("message %s has no queued recipient left; deleted", app.engine.message_id(msgid, spool))
+            app.engine.spools[spool].delete_message(msgid, None)
+            return
+        index = app.index
+        campaign = index.name_number(record.campaign) if record.campaign else 0
+        tenant = index.name_number(record.tenant) if record.tenant else 0
+        size = record.length + len(record.prefix)
+        m, recipients = index.py_add(msgid, accepted_at_ms, size, queued, campaign, tenant, record.priority, spool)
+        index.set_recipients(m, record.count)
+        for (number, _), r in zip(queued, recipients, strict=True):
+            self._place(m, r, state.recipients[number], state.quarantined, wall_ms, now_ms)
+        if state.quarantined:
+            app.board.quarantined_messages += 1
+        if changed:
+            del app.suspects[spool][msgid]
+            forget = app.engine.inflights[spool].forget
+            app.settler.states.put(spool, msgid, state, on_disk=lambda: forget(msgid))
+
+    def _place(self, m: int, r: int, one: Any, quarantined: str, wall_ms: int, now_ms: int) -> None:
+        app = self._app
+        index = app.index
+        index.set_attempts(r, one.attempts)
+        if one.flags & POSSIBLE_DUPLICATE:
+            index.flag_possible_duplicate(r, True)
+        if one.source in app.source_numbers:
+            index.set_source(r, app.source_numbers[one.source] + 1)
+        if quarantined:
+            index.py_place(r, QUARANTINED)
+            return
+        wait_ms = min(one.due_ms - wall_ms, int(app.config.retry.max_seconds * 1500))
+        if wait_ms > 0:
+            index.py_defer(r, now_ms + wait_ms)
+        else:
+            app.engine.place_ready(r, now_ms / 1000)
+
+
+QUARANTINED = 6

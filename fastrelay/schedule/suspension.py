@@ -1,0 +1,94 @@
+"""Selectors of queued recipients, and suspensions: durable orders of an operator to hold what they match."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """All parts must match; None: any. Names are as clients and the configuration spell them."""
+
+    campaign: str | None = None
+    tenant: str | None = None
+    domain: str | None = None
+    provider: str | None = None
+    source: str | None = None
+    older_than_seconds: float | None = None
+
+    @classmethod
+    def of(cls, described: dict[str, Any]) -> Selector:
+        """Of its JSON form. ValueError for unknown keys."""
+        unknown = set(described) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise ValueError(f"unknown selector {sorted(unknown)[0]!r}")
+        return cls(**{key: value for key, value in described.items() if value is not None})
+
+    @property
+    def empty(self) -> bool:
+        return all(getattr(self, name) is None for name in self.__dataclass_fields__)
+
+    def domains(self, index: Any) -> set[int] | None:
+        """Numbers of the domains that match by name and provider; None: all."""
+        if self.domain is None and self.provider is None:
+            return None
+        wanted = None if self.domain is None else self.domain.lower().encode()
+        return {
+            domain.number
+            for domain in index.domains.values()
+            if (wanted is None or domain.name == wanted) and self._provider_matches(domain)
+        }
+
+    def _provider_matches(self, domain: Any) -> bool:
+        if self.provider is None:
+            return True
+        return domain.site is not None and domain.site.provider == self.provider
+
+    def arguments(self, index: Any, sources: dict[str, int], now: float) -> dict[str, Any] | None:
+        """Keyword arguments for Index.select; None where nothing can match."""
+        found: dict[str, Any] = {"domains": self.domains(index)}
+        for key, value in (("campaign", self.campaign), ("tenant", self.tenant)):
+            if value is not None:
+                number = index.names.get(value.encode())
+                if number is None:
+                    return None
+                found[key] = number
+        if self.source is not None:
+            if self.source not in sources:
+                return None
+            found["source"] = sources[self.source] + 1
+        if self.older_than_seconds is not None:
+            found["accepted_before_ms"] = max(0, int((now - self.older_than_seconds) * 1000))
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Suspension:
+    """What an operator holds."""
+
+    id: str
+    selector: Selector
+    why: str
+    sources: dict[str, int]
+
+    @classmethod
+    def of(cls, described: dict[str, Any], index: Any, sources: dict[str, int]) -> Suspension:
+        return cls(described["id"], Selector.of(described.get("selectors", {})), described.get("why", ""), sources)
+
+    def holds(self, index: Any, r: int, now: float) -> bool:
+        """Whether a queued recipient matches."""
+        m, _, domain, _, _, source, _ = index.recipient_info(r)
+        _, accepted_at_ms, _, _, _, campaign, tenant, _, _ = index.message_info(m)
+        wanted = self.selector
+        if wanted.campaign is not None and campaign != wanted.campaign.encode():
+            return False
+        if wanted.tenant is not None and tenant != wanted.tenant.encode():
+            return False
+        if wanted.domain is not None and domain.name != wanted.domain.lower().encode():
+            return False
+        if not wanted._provider_matches(domain):
+            return False
+        if wanted.source is not None and self.sources.get(wanted.source, -1) + 1 != source:
+            return False
+        return wanted.older_than_seconds is None or now - accepted_at_ms / 1000 > wanted.older_than_seconds
