@@ -1,8 +1,8 @@
 """Worker processes as the supervisor sees them: spawned, spoken to, restarted.
 
-WorkerProcess is one life of one process: a socketpair with JSON lines both ways, requests with ids, its end seen through
-a pidfd (no SIGCHLD, no polling). WorkerSlot is a place that is kept filled: after a death it is cleared (leases, gauges)
-and then started again, soon at first and ever later, after 0.2 s to 30 s.
+WorkerProcess is one life of one process: a socketpair with JSON lines both ways, requests with ids, its end seen
+through a pidfd (no SIGCHLD, no polling). WorkerSlot is a place that is kept filled: after a death it is cleared
+(leases, gauges) and then started again, soon at first and ever later, after 0.2 s to 30 s.
 
 Workers are spawned into process groups of their own, so that Ctrl-C in a terminal reaches the supervisor alone, and die
 with it (child.die_with_parent).
@@ -209,6 +209,7 @@ class WorkerSlot:
         self.ready = asyncio.Event()
         self.drained = asyncio.Event()
         self.first_ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.first_ready.add_done_callback(_seen)
         self._owner = owner
         self._command = command
         self._lock_fd = lock_fd
@@ -317,7 +318,8 @@ class WorkerSlot:
             self._become("draining")
             asking = asyncio.create_task(self._ask_to_drain(process, seconds))
             done = asyncio.create_task(self.drained.wait())
-            await asyncio.wait([process.exited, done], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            ends: list[asyncio.Future[Any]] = [process.exited, done]
+            await asyncio.wait(ends, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
             done.cancel()
             asking.cancel()
             if not process.exited.done() and not self.drained.is_set():
@@ -340,6 +342,12 @@ class WorkerSlot:
         self._stopping.set()
         if self.process is not None:
             self.process.kill()
+
+
+def _seen(future: asyncio.Future[None]) -> None:
+    """Of several workers that cannot start, one is reported; the others' errors were logged."""
+    if not future.cancelled():
+        future.exception()
 
 
 def describe_exit(code: int) -> str:

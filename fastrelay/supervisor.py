@@ -1,0 +1,509 @@
+"""`fastrelay run`: the process that holds the state directory and keeps the workers going.
+
+It takes the lock, makes the shared table and the metrics files, starts one worker a slot and starts them again when
+they die, answers the control socket, /metrics and /healthz, and turns signals into acts:
+
+    TERM, INT   drain: workers finish open transactions, at most drain_timeout; a second INT ends everything now
+    HUP         read the configuration again; one that is not sound is refused, with words in the log
+    USR1        reopen the event logs
+
+What is done elsewhere: processes and restarts in admin/workers.py, commands in admin/control.py. Mail is never touched
+here: whatever happens to this process, a worker's spool is whole.
+
+Known faults: changes of `workers`, `state_dir` and `listeners.metrics` want a restart (the log says so).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import resource
+import signal
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec.structs
+import uvloop
+
+from fastrelay import __version__
+from fastrelay._core.lmdb import Environment, LmdbError
+from fastrelay._core.slab import Slab, SlabError
+from fastrelay._core.table import Table, TableError
+from fastrelay.admin.control import Commands, ControlServer
+from fastrelay.admin.lock import StateLock
+from fastrelay.admin.log import start_logging
+from fastrelay.admin.notify import Notifier
+from fastrelay.admin.suspensions import DATABASES, Suspensions
+from fastrelay.admin.workers import RESTART_FIRST_SECONDS, StartFailed, WorkerSlot
+from fastrelay.clock import Clock, RealClock
+from fastrelay.config.checks import check_host, require_host
+from fastrelay.config.load import load_document
+from fastrelay.config.schema import Config, to_builtins
+from fastrelay.errors import ConfigError, ConfigProblem, FastrelayError, HostError
+from fastrelay.metrics import names
+from fastrelay.metrics.collector import Facts, SlabCollector, registry
+from fastrelay.metrics.server import MetricsServer
+
+log = logging.getLogger("fastrelay")
+
+WORKER_COMMAND = (sys.executable, "-m", "fastrelay.worker")
+CONTROL_MAP_BYTES = 256 * 2**20
+RELOAD_SECONDS = 30.0
+LEAVE_SECONDS = 10.0  # beyond drain_timeout, for commits and shutting files
+STARTING_SIGN_SECONDS = 10.0
+
+
+class Supervisor:
+    """One running relay.
+
+    worker_command   what a worker is; the channel's descriptor is in its environment (admin/child.py)
+    restart_seconds  the first delay before a worker is started again
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        config_path: str,
+        lock: StateLock,
+        *,
+        worker_command: Sequence[str] = WORKER_COMMAND,
+        clock: Clock | None = None,
+        restart_seconds: float = RESTART_FIRST_SECONDS,
+    ) -> None:
+        self.config = config
+        self.config_path = config_path
+        self.clock: Clock = clock or RealClock()
+        self.slots: list[WorkerSlot] = []
+        self.state = "starting"
+        self.suspensions: Suspensions
+        self.metrics: MetricsServer | None = None
+        self._lock = lock
+        self._worker_command = worker_command
+        self._restart_seconds = restart_seconds
+        self._started_at = self.clock.monotonic()
+        self._state_dir = config.state_dir
+        self._slot_count = config.worker_count
+        self._notifier = Notifier()
+        self._slabs: dict[int, Slab] = {}
+        self._orphans = orphans(self._state_dir, self._slot_count)
+        self._reload_ok = True
+        self._reload_lock = asyncio.Lock()
+        self._owing_reload: set[int] = set()  # slots that have not taken over the configuration yet
+        self._stop = asyncio.Event()
+        self._keepers: list[asyncio.Task[None]] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- start ---
+
+    async def run(self) -> int:
+        """Until it is told to stop; the exit code. Raises HostError when a worker says that it cannot run here."""
+        with contextlib.ExitStack() as cleanup:
+            self._listen_to_signals(cleanup)
+            self._open_shared(cleanup)
+            control = ControlServer(self._state_dir, Commands(self))
+            try:
+                await control.start()
+                await self._start_metrics()
+                self._start_workers()
+                await self._wait_until_ready()
+                if not self._stop.is_set():
+                    self._announce()
+                    await self._stop.wait()
+                await self._drain()
+                return 0
+            except StartFailed as error:
+                await self._end_workers()
+                if error.host_at_fault:
+                    raise HostError([ConfigProblem(self.config_path, 0, "", str(error))]) from None
+                log.error("%s; the lines above may say why", error)
+                return 1
+            finally:
+                await self._end_workers()
+                await control.close()
+                if self.metrics is not None:
+                    await self.metrics.close()
+                for task in self._tasks:
+                    task.cancel()
+
+    def _open_shared(self, cleanup: contextlib.ExitStack) -> None:
+        """The table, the metrics files and the store of suspensions. Raises HostError."""
+        try:
+            self.table = Table.create(
+                self._path("table"),
+                slots=self._slot_count,
+                boot_id=self.clock.boot_id(),
+                now_ns=self.clock.boottime_ns(),
+            )
+            for slot in range(self._slot_count):
+                self._slabs[slot] = Slab(self._path(f"slab.{slot}"), create=True)
+            store = Environment(self._path("control"), DATABASES, map_bytes=CONTROL_MAP_BYTES)
+        except (TableError, SlabError, LmdbError, OSError) as error:
+            problem = ConfigProblem(self.config_path, 0, "state_dir", str(error), "make room, or mend it")
+            raise HostError([problem]) from error
+        cleanup.callback(store.close)
+        self.suspensions = Suspensions(store, self.clock)
+        for slot in old_slab_slots(self._state_dir, self._slot_count):
+            with contextlib.suppress(SlabError):
+                self._slabs[slot] = Slab(self._path(f"slab.{slot}"), writable=False)
+
+    async def _start_metrics(self) -> None:
+        listener = self.config.listeners.metrics
+        if listener is None:
+            return
+        self.metrics = MetricsServer(registry(SlabCollector(self._slabs_read, self.facts)), self.trouble)
+        try:
+            await self.metrics.start(*listener.address)
+        except OSError as error:
+            problem = f"cannot listen at {listener.bind} ({error.strerror or error})"
+            raise HostError([ConfigProblem(self.config_path, 0, "listeners.metrics.bind", problem)]) from error
+
+    def _start_workers(self) -> None:
+        for number in range(self._slot_count):
+            slot = WorkerSlot(number, self, self._worker_command, self._lock.fd, self._restart_seconds)
+            self.slots.append(slot)
+            self._keepers.append(asyncio.create_task(slot.keep()))
+        self._spawn(self._show_signs_of_life())
+
+    async def _wait_until_ready(self) -> None:
+        """Until every worker was ready once, or a stop is asked for. Raises StartFailed."""
+        firsts = [slot.first_ready for slot in self.slots]
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            waiting: set[asyncio.Future[Any]] = {stop, *firsts}
+            while not stop.done() and len(waiting) > 1:
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for future in done - {stop}:
+                    future.result()
+        finally:
+            stop.cancel()
+            for first in firsts:
+                first.cancel()
+
+    def _announce(self) -> None:
+        self.state = "running"
+        count = f"{len(self.slots)} worker{'s' if len(self.slots) != 1 else ''}"
+        log.info("fastrelay %s is ready: %s, SMTP at %s", __version__, count, ", ".join(self.listening()) or "nothing")
+        log.info("state directory %s, configuration %s", self._state_dir, self.config_path)
+        if self.metrics is not None:
+            log.info("metrics at %s", self.metrics_url())
+        for slot, folders in self._orphans.items():
+            log.info("worker %d also drains the spools %s of workers that are no more", slot, ", ".join(folders))
+        if self.suspensions.listed:
+            log.info("%d suspensions hold (`fastrelay status` lists them)", len(self.suspensions.listed))
+        self._notifier.ready(f"{count} running")
+
+    async def _show_signs_of_life(self) -> None:
+        """Systemd's watchdog; and while workers read large spools, more time to start."""
+        every = min(STARTING_SIGN_SECONDS, (self._notifier.watchdog_seconds or 2 * STARTING_SIGN_SECONDS) / 2)
+        while True:
+            if self.state == "starting":
+                self._notifier.starting(3 * STARTING_SIGN_SECONDS)
+            self._notifier.alive()
+            await asyncio.sleep(every)
+
+    # --- what the slots ask (admin.workers.Owner) ---
+
+    def start_message(self, slot: int) -> dict[str, Any]:
+        """What a worker needs to know to start."""
+        return {
+            "slot": slot,
+            "slots": self._slot_count,
+            "config": to_builtins(self.config),
+            "state_dir": self._state_dir,
+            "table": self._path("table"),
+            "slab": self._path(f"slab.{slot}"),
+            "suspensions": self.suspensions.listed,
+            "orphans": self._orphans.get(slot, []),
+            "boot_id": self.clock.boot_id(),
+        }
+
+    def on_ready(self, slot: WorkerSlot) -> None:
+        log.info("worker %d is ready (pid %s)", slot.number, slot.pid)
+        if self.state == "running":
+            self._spawn(self._catch_up(slot))
+
+    def on_exit(self, slot: WorkerSlot) -> None:
+        """The worker is reaped: nobody but us writes what was its own."""
+        self.table.clear_slot(slot.number)
+        self._slabs[slot.number].reset_gauges()
+
+    async def _catch_up(self, slot: WorkerSlot) -> None:
+        """A worker that started during a change may have been told the state before it; both are idempotent."""
+        try:
+            await slot.request("suspensions", {"suspensions": self.suspensions.listed}, RELOAD_SECONDS)
+            if slot.number in self._owing_reload:
+                await slot.request("reload", {"config": to_builtins(self.config)}, RELOAD_SECONDS)
+                self._owing_reload.discard(slot.number)
+                self.table.reloading = bool(self._owing_reload)
+        except FastrelayError as error:
+            log.warning("worker %d: %s", slot.number, error)
+
+    # --- signals ---
+
+    def _listen_to_signals(self, cleanup: contextlib.ExitStack) -> None:
+        loop = asyncio.get_running_loop()
+        acts = {
+            signal.SIGTERM: self.stop,
+            signal.SIGINT: self.stop,
+            signal.SIGHUP: lambda: self._spawn(self.reload()),
+            signal.SIGUSR1: lambda: self._spawn(self.reopen_logs()),
+        }
+        for number, act in acts.items():
+            loop.add_signal_handler(number, act)
+            cleanup.callback(loop.remove_signal_handler, number)
+
+    def stop(self) -> None:
+        """The first call drains; the next ends everything now (custody holds: what is not settled is sent again)."""
+        if not self._stop.is_set():
+            log.info("stopping: workers finish open transactions, at most %.0f s", self.config.drain_timeout_seconds)
+            self._stop.set()
+            return
+        log.warning("stopping now: transactions under way are cut, and go again as possible duplicates")
+        for slot in self.slots:
+            slot.kill()
+
+    async def reopen_logs(self) -> None:
+        """Event logs were moved away: workers open them anew."""
+        for slot, error in await self._tell_all("reopen_logs", {}):
+            log.warning("worker %d: reopening the event log: %s", slot.number, error)
+
+    async def reload(self) -> None:
+        """Read the configuration again. What cannot be used is refused as a whole; the old one goes on."""
+        async with self._reload_lock:
+            if self.state != "running":
+                log.warning("not reloading: the relay is %s", self.state)
+                return
+            self._notifier.reloading()
+            try:
+                config = self._read_new_config()
+            except (ConfigError, HostError) as error:
+                self._reload_ok = False
+                for problem in error.problems:
+                    log.error("%s", problem)
+                log.error("the new configuration is refused; the old one goes on")
+            else:
+                await self._take_over(config)
+            self._notifier.ready(f"{len(self.slots)} workers running")
+
+    def _read_new_config(self) -> Config:
+        """The file's configuration, without what wants a restart. Raises ConfigError, HostError."""
+        document = load_document(self.config_path)
+        findings = check_host(document.config, self.config_path, document.lines, listeners=False)
+        if findings.problems:
+            raise HostError(findings.problems)
+        for warning in (*document.warnings, *findings.warnings):
+            log.warning("%s", warning)
+        new, old = document.config, self.config
+        listeners = new.listeners
+        if new.state_dir != old.state_dir:
+            log.warning("state_dir: the new one is taken over at the next start")
+        if new.worker_count != self._slot_count:
+            log.warning("workers: the new number is taken over at the next start")
+        if listeners.metrics != old.listeners.metrics:
+            log.warning("listeners.metrics: the new address is taken over at the next start")
+            listeners = msgspec.structs.replace(listeners, metrics=old.listeners.metrics)
+        return msgspec.structs.replace(new, state_dir=old.state_dir, workers=old.workers, listeners=listeners)
+
+    async def _take_over(self, config: Config) -> None:
+        """Give the configuration to all workers. Until all have it, the stricter of old and new limits holds."""
+        self.config = config
+        self.table.reloading = True
+        self._owing_reload = {slot.number for slot in self.slots}
+        failed = await self._tell_all("reload", {"config": to_builtins(config)})
+        owing = {slot.number for slot, _ in failed}
+        for slot, error in failed:
+            log.error("worker %d has not taken over the new configuration: %s", slot.number, error)
+        self._owing_reload = {slot.number for slot in self.slots if slot.number in owing}
+        self.table.reloading = bool(self._owing_reload)
+        self._reload_ok = not failed
+        if not failed:
+            log.info("the configuration was reloaded")
+
+    async def _tell_all(self, command: str, arguments: dict[str, Any]) -> list[tuple[WorkerSlot, FastrelayError]]:
+        """Ask every worker that lives; who did not do it, and why."""
+
+        async def tell(slot: WorkerSlot) -> tuple[WorkerSlot, FastrelayError] | None:
+            try:
+                await slot.request(command, arguments, RELOAD_SECONDS)
+            except FastrelayError as error:
+                return slot, error
+            return None
+
+        answers = await asyncio.gather(*(tell(slot) for slot in self.slots))
+        return [answer for answer in answers if answer is not None]
+
+    # --- the end ---
+
+    async def _drain(self) -> None:
+        self.state = "draining"
+        self._notifier.stopping()
+        seconds = self.config.drain_timeout_seconds + LEAVE_SECONDS
+        await asyncio.gather(*(slot.drain(seconds) for slot in self.slots))
+        await self._end_workers()
+        log.info("stopped")
+
+    async def _end_workers(self) -> None:
+        """No worker lives when this returns, and no slot is filled again."""
+        for slot in self.slots:
+            slot.kill()
+        if self._keepers:
+            await asyncio.wait(self._keepers)
+        for keeper in self._keepers:
+            if not keeper.cancelled() and keeper.exception() is not None:
+                log.error("a worker's keeper failed; please report this", exc_info=keeper.exception())
+        self._keepers = []
+
+    def _spawn(self, act: Any) -> None:
+        """Run in the background; an unexpected error goes to the log."""
+        task: asyncio.Task[None] = asyncio.ensure_future(act)
+        self._tasks.add(task)
+        task.add_done_callback(self._on_task_done)
+
+    def _on_task_done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("an act of the supervisor failed; please report this", exc_info=task.exception())
+
+    # --- what can be seen ---
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._state_dir, name)
+
+    def listening(self) -> list[str]:
+        """Where workers accept mail, each address once."""
+        return list(dict.fromkeys(place for slot in self.slots for place in slot.listening))
+
+    def metrics_url(self) -> str | None:
+        address = self.metrics.address if self.metrics is not None else None
+        if address is None:
+            return None
+        host = f"[{address[0]}]" if ":" in address[0] else address[0]
+        return f"http://{host}:{address[1]}/metrics"
+
+    def trouble(self) -> str | None:
+        """What is not well, in words; None if all workers are ready and no stop is under way."""
+        if self.state != "running":
+            return f"the relay is {self.state}"
+        down = [f"worker {slot.number} is {slot.state}" for slot in self.slots if slot.state != "ready"]
+        return "; ".join(down) or None
+
+    def status(self) -> dict[str, Any]:
+        """The answer to `fastrelay status`."""
+        now = self.clock.monotonic()
+        return {
+            "version": __version__,
+            "state": self.state,
+            "pid": os.getpid(),
+            "uptime_seconds": now - self._started_at,
+            "state_dir": self._state_dir,
+            "config_path": os.path.abspath(self.config_path),
+            "last_reload_ok": self._reload_ok,
+            "listening": self.listening(),
+            "metrics": self.metrics_url(),
+            "workers": [
+                {
+                    "slot": slot.number,
+                    "pid": slot.pid,
+                    "state": slot.state,
+                    "uptime_seconds": now - slot.since if slot.state == "ready" else None,
+                    "restarts": slot.restarts,
+                    "listening": slot.listening,
+                    "error": slot.error,
+                }
+                for slot in self.slots
+            ],
+            "suspensions": self.suspensions.listed,
+        }
+
+    def _slabs_read(self) -> Iterable[tuple[Slab, bool]]:
+        alive = {slot.number for slot in self.slots if slot.pid is not None}
+        return [(slab, number in alive) for number, slab in self._slabs.items()]
+
+    def facts(self) -> Facts:
+        """The metrics that the supervisor itself knows."""
+        facts = Facts()
+        for slot in self.slots:
+            facts.set(names.WORKER_UP, slot.state == "ready", str(slot.number))
+            facts.set(names.WORKER_RESTARTS, slot.restarts, str(slot.number))
+            facts.set(names.WORKER_RSS_BYTES, resident_bytes(slot.pid), str(slot.number))
+        facts.set(names.SERIES_OVERFLOWS, sum(slab.overflows for slab in self._slabs.values()))
+        facts.set(names.TABLE_CELLS, self.table.cells)
+        facts.set(names.TABLE_OVERFLOWS, self.table.overflows)
+        facts.set(names.CONFIG_RELOAD_SUCCESS, self._reload_ok)
+        facts.set(names.BUILD_INFO, 1, __version__)
+        return facts
+
+
+def resident_bytes(pid: int | None) -> int:
+    """Resident memory of a process; 0 if it is gone."""
+    try:
+        with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError):
+        return 0
+
+
+def orphans(state_dir: str, slots: int) -> dict[int, list[str]]:
+    """Spool folders of workers that there are no more, dealt out to the slots: slot → names."""
+    dealt: dict[int, list[str]] = {}
+    for number in _numbered(os.path.join(state_dir, "spool"), r"w(\d+)", slots):
+        dealt.setdefault(number % slots, []).append(f"w{number}")
+    return dealt
+
+
+def old_slab_slots(state_dir: str, slots: int) -> list[int]:
+    """Slots beyond ours that have a metrics file: their counters still count."""
+    return _numbered(state_dir, r"slab\.(\d+)", slots)
+
+
+def _numbered(folder: str, pattern: str, first: int) -> list[int]:
+    """The numbers, from `first` on, of the entries of a folder that match."""
+    try:
+        found = [re.fullmatch(pattern, name) for name in os.listdir(folder)]
+    except FileNotFoundError:
+        return []
+    return sorted(int(match[1]) for match in found if match is not None and int(match[1]) >= first)
+
+
+def take_state_dir(config: Config, config_path: str) -> StateLock:
+    """Make the state directory if need be, and hold it. Raises StateHeld, HostError."""
+    try:
+        os.makedirs(config.state_dir, mode=0o750, exist_ok=True)
+        return StateLock(config.state_dir)
+    except OSError as error:
+        findings = check_host(config, config_path, listeners=False)
+        problem = ConfigProblem(config_path, 0, "state_dir", f"{config.state_dir}: {error.strerror}", "mend it")
+        raise HostError([found for found in findings.problems if found.path == "state_dir"] or [problem]) from error
+
+
+def raise_open_files() -> None:
+    """The soft limit of open files up to the hard one; workers inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def run(config: Config, config_path: str, *, worker_command: Sequence[str] = WORKER_COMMAND) -> int:
+    """Run the relay in the foreground until a signal ends it; the exit code.
+
+    Raises StateHeld if another relay holds the state directory, HostError if this host cannot run the configuration.
+    """
+    start_logging("supervisor")
+    lock = take_state_dir(config, config_path)
+    try:
+        for warning in require_host(config, config_path):
+            log.warning("%s", warning)
+        raise_open_files()
+
+        async def main() -> int:
+            return await Supervisor(config, config_path, lock, worker_command=worker_command).run()
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(main())
+    finally:
+        lock.close()
