@@ -67,7 +67,8 @@ def demo(
     ctx: click.Context, messages: int, domains: int, workers: int | str, trouble: bool, keep: bool, as_json: bool
 ) -> None:
     """Relay a campaign to an internet in a box, and prove where everything went."""
-    from fastrelay.sim.demonstration import Demonstration
+    from fastrelay.cli.output import clean
+    from fastrelay.sim.demonstration import DemoFailed, Demonstration
 
     show = Demonstration(messages, domains, workers=workers, trouble=trouble, keep=keep)
     try:
@@ -75,6 +76,10 @@ def demo(
     except (KeyboardInterrupt, asyncio.CancelledError):
         click.echo("interrupted; the relay and the MX hosts are stopped", err=True)
         ctx.exit(EXIT_INTERRUPTED)
+    except DemoFailed as error:
+        for line in error.log.splitlines():
+            click.echo(f"  | {clean(line)}", err=True)
+        raise
     if keep and not as_json:
         click.echo(f"  Kept: {show.directory}\n")
     ctx.exit(0 if result.exact else EXIT_INEXACT)

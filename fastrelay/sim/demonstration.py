@@ -50,7 +50,11 @@ LOG_TAIL_LINES = 30
 
 
 class DemoFailed(FastrelayError):
-    """The demonstration could not be carried through."""
+    """The demonstration could not be carried through. ``log``: the end of the relay's log, several lines."""
+
+    def __init__(self, problem: str, log: str = "") -> None:
+        self.log = log
+        super().__init__(problem)
 
 
 @dataclass
@@ -220,9 +224,9 @@ class Demonstration:
         while not await asyncio.to_thread(self._ready):
             if self._relay.poll() is not None:
                 status = self._relay.returncode
-                raise DemoFailed(f"the relay exited with status {status} at start; its log:\n{self.log_tail()}")
+                raise self._failed(f"the relay exited with status {status} at start")
             if loop.time() > end:
-                raise DemoFailed(f"the relay was not ready after {START_SECONDS:.0f} s; its log:\n{self.log_tail()}")
+                raise self._failed(f"the relay was not ready after {START_SECONDS:.0f} s")
             await asyncio.sleep(0.05)
 
     def _ready(self) -> bool:
@@ -255,6 +259,9 @@ class Demonstration:
         text = self.log_path.read_text(errors="replace") if self.log_path.exists() else ""
         return "\n".join(text.splitlines()[-LOG_TAIL_LINES:])
 
+    def _failed(self, problem: str) -> DemoFailed:
+        return DemoFailed(f"{problem}; the end of the relay's log is above", self.log_tail())
+
     # the run
 
     async def run(self) -> Result:
@@ -267,7 +274,7 @@ class Demonstration:
             await self._watch(submission, begun)
             await submission
         except SubmissionFailed as error:
-            raise DemoFailed(f"{error}\nthe relay's log:\n{self.log_tail()}") from error
+            raise self._failed(str(error)) from error
         finally:
             submission.cancel()
             with contextlib.suppress(asyncio.CancelledError, SubmissionFailed):
@@ -288,7 +295,7 @@ class Demonstration:
             if now != last:
                 moved, last = loop.time(), now
             if loop.time() - moved > STALLED_SECONDS:
-                raise DemoFailed(f"nothing moved for {STALLED_SECONDS:.0f} s; the relay's log:\n{self.log_tail()}")
+                raise self._failed(f"nothing moved for {STALLED_SECONDS:.0f} s")
             await asyncio.sleep(POLL_SECONDS)
 
     def _summary(self) -> dict[str, Any]:
@@ -297,7 +304,7 @@ class Demonstration:
                 summary: dict[str, Any] = relay.call("queue.summary")
                 return summary
         except FastrelayError as error:
-            raise DemoFailed(f"{error}\nthe relay's log:\n{self.log_tail()}") from error
+            raise self._failed(str(error)) from error
 
     async def _refresh(self, summary: dict[str, Any], seconds: float) -> None:
         stats = await self.box.stats()

@@ -19,7 +19,7 @@ Known faults: nothing about TLS yet.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fastrelay.sim.mx import EXTENSIONS
 
@@ -102,10 +102,12 @@ _TARPIT = b"250-" + b"a tarpit says little at a time " * 40 + b"\r\n"
 _NO_BDAT = tuple(word for word in EXTENSIONS if word != b"CHUNKING")
 _PLAIN = tuple(word for word in _NO_BDAT if word != b"PIPELINING")
 _BIG = 400_000
+_HUGE = 12_000_000  # more than the sockets' buffers hold, so that a reply can be seen to be early
 
 
 def _table() -> list[Fault]:
-    return [
+    """All rows. What is played at the content comes twice: offered CHUNKING, and (``-dot``) without it."""
+    rows = [
         *_tarpits(),
         *_lost_connections(),
         *_early_replies(),
@@ -118,6 +120,9 @@ def _table() -> list[Fault]:
         *_chunks(),
         *_missing_extensions(),
     ]
+    rows = [replace(row, extensions=_NO_BDAT) if "DATA" in row.play else row for row in rows]
+    at_content = [row for row in rows if row.extensions == EXTENSIONS and {"BODY", "FINAL"} & set(row.play)]
+    return rows + [replace(row, name=f"{row.name}-dot", extensions=_NO_BDAT) for row in at_content]
 
 
 def _tarpits() -> list[Fault]:
@@ -154,6 +159,7 @@ def _lost_connections() -> list[Fault]:
 def _early_replies() -> list[Fault]:
     """Stop, read it, act by its first digit."""
     row = "early 4xx/5xx while the body is going out"
+    garbage, early2 = "garbage under pipelining", _one("BODY", Say(b"250 ok\r\n"), Close())
     early4, early5 = Say(b"451 4.3.0 stop\r\n"), Say(b"554 5.7.1 stop\r\n")
     shared = {"content_octets": _BIG, "body_after": 20_000}
     return [
@@ -161,7 +167,7 @@ def _early_replies() -> list[Fault]:
         Fault("early-451-close", row, _one("BODY", early4, Close()), **shared),  # type: ignore[arg-type]
         Fault("early-554", row, _one("BODY", early5), fates=FAILED, **shared),  # type: ignore[arg-type]
         Fault("early-554-close", row, _one("BODY", early5, Close()), fates=FAILED, **shared),  # type: ignore[arg-type]
-        Fault("early-250-close", "garbage under pipelining", _one("BODY", Say(b"250 ok\r\n"), Close()), **shared),  # type: ignore[arg-type]
+        Fault("early-250-close", garbage, early2, content_octets=_HUGE, body_after=20_000),
     ]
 
 
@@ -187,13 +193,13 @@ def _reply_forms() -> list[Fault]:
         Fault("250-for-DATA", garbage, _one("DATA", Say(b"250 2.0.0 ok\r\n")), slow=True),
         Fault("354-for-MAIL", garbage, _one("MAIL", Say(b"354 go ahead\r\n"))),
         Fault("354-for-FINAL", garbage, _one("FINAL", Say(b"354 more\r\n")), repeats=True),
-        Fault("mixed-codes-MAIL", mixed, _one("MAIL", Say(b"250-ok\r\n550 no\r\n"))),
+        Fault("mixed-codes-MAIL", mixed, _one("MAIL", Say(b"250-ok\r\n550 no\r\n")), repeats=True),
         Fault("mixed-codes-FINAL", mixed, _one("FINAL", Say(b"250-ok\r\n554 no\r\n")), repeats=True),
         Fault("mixed-codes-EHLO", mixed, _one("EHLO", Say(b"250-mx\r\n450-PIPELINING\r\n250 SIZE\r\n"))),
         Fault("endless-reply", endless, _one("MAIL", Flood(b"250-and so on\r\n" * 100))),
         Fault("endless-line", endless, _one("EHLO", Flood(b"x" * 4096))),
         Fault("endless-greeting", endless, _one("greeting", Flood(b"220-welcome\r\n" * 100))),
-        Fault("oversize-reply", endless, _one("MAIL", Say(b"250-" + b"y" * 300_000 + b"\r\n250 ok\r\n"))),
+        Fault("oversize-reply", endless, _one("MAIL", Say(b"250-" + b"y" * 300_000 + b"\r\n250 ok\r\n")), repeats=True),
         Fault("unknown-2xx", "act on the first digit", {"FINAL": (_say(b"299 fine\r\n"),)}, sessions=EVERY_SESSION),
         Fault("unknown-4xx", "act on the first digit", _one("RCPT", Say(b"499 later\r\n"))),
         Fault("unknown-5xx", "act on the first digit", _one("RCPT", Say(b"599 never\r\n")), fates=FAILED),
@@ -260,7 +266,6 @@ def _final_replies() -> list[Fault]:
         Fault("final-lost-reset", row, _one("FINAL", Reset()), **shared),  # type: ignore[arg-type]
         Fault("final-lost-mute", row, _one("FINAL", Mute()), slow=True, **shared),  # type: ignore[arg-type]
         Fault("final-half-reply", row, _one("FINAL", Say(b"250 2.0.0 o"), Close()), **shared),  # type: ignore[arg-type]
-        Fault("final-421-taken", row, _one("FINAL", Say(b"421 4.4.2 lost\r\n"), Close()), **shared),  # type: ignore[arg-type]
     ]
 
 
