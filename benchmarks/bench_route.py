@@ -19,6 +19,7 @@ import dns.message
 import dns.rrset
 import uvloop
 
+from fastrelay.route import wire
 from fastrelay.route.providers import built_in
 from fastrelay.route.resolver import Answer, Resolver
 from fastrelay.route.router import Router
@@ -125,6 +126,38 @@ def bench_resolve(resolver: InstantDns) -> None:
     print(f"resolve(), DNS in memory            {best(lambda: uvloop.run(all_domains()), DOMAINS):8.3f} µs")
 
 
+def bench_read() -> None:
+    """Reading one response, against dnspython."""
+    response = prepared_response()
+    octets = response.to_wire()
+    name = wire.name_to_wire("example.com")
+    count = 500
+
+    def ours() -> None:
+        for _ in range(count):
+            read = wire.read_response(octets)
+            wire.plain_data(read, wire.MX, wire.follow(read, name, wire.MX, 8).records, 100)
+
+    def oracle() -> None:
+        for _ in range(count):
+            read = dns.message.from_wire(octets)
+            assert isinstance(read, dns.message.QueryMessage)
+            read.resolve_chaining()
+
+    one, two = best(ours, count), best(oracle, count)
+    print(
+        f"reading a response of two MX        {one:8.3f} µs   dnspython        {two:8.3f} µs   ratio {one / two:5.2f}"
+    )
+
+
+def prepared_response() -> dns.message.Message:
+    """Two MX records of example.com."""
+    response = dns.message.make_response(dns.message.make_query("example.com", "MX", use_edns=0))
+    response.flags |= dns.flags.RA
+    response.answer.append(dns.rrset.from_text("example.com.", 300, "IN", "MX", "10 a.test.", "20 b.test."))
+    return response
+
+
 def bench_wire() -> None:
     """The stub resolver against a loopback server that echoes one prepared answer."""
     count = 2000
@@ -132,13 +165,10 @@ def bench_wire() -> None:
     class Server(asyncio.DatagramProtocol):
         def connection_made(self, transport: Any) -> None:
             self.transport = transport
-            response = dns.message.make_response(dns.message.make_query("example.com", "MX", use_edns=0))
-            response.flags |= dns.flags.RA
-            response.answer.append(dns.rrset.from_text("example.com.", 300, "IN", "MX", "10 a.test.", "20 b.test."))
-            self.wire = response.to_wire()[2:]
+            self.answer = prepared_response().to_wire()[2:]
 
         def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-            self.transport.sendto(data[:2] + self.wire, addr)
+            self.transport.sendto(data[:2] + self.answer, addr)
 
     async def ask() -> None:
         loop = asyncio.get_running_loop()
@@ -163,6 +193,7 @@ def main() -> None:
     bench_cached(resolver)
     bench_roll_up(resolver)
     bench_resolve(resolver)
+    bench_read()
     bench_wire()
 
 

@@ -1,13 +1,14 @@
 """The stub resolver: one DNS question to the configured nameservers, over UDP, then TCP when the answer is too large.
 
-dnspython makes and reads the messages; the sockets are ours. Each query has a connected UDP socket of its own, so the
+Each query has a connected UDP socket of its own, so the
 kernel picks a random port, drops answers from another address, and reports a dead nameserver at once (ICMP) instead
 of after a timeout. EDNS with 1232 octets (no fragments); the AD bit is asked for and reported (RFC 6840 section 5.7).
 CNAMEs are followed, also when the nameserver did not. Several answers with a wrong id or question are an attempt to
 guess: the query then goes over TCP.
 
 Bounds: `max_concurrent` queries on the wire, `max_waiting` behind them (beyond: a temporary failure at once), a
-timeout per try, `tries` tries over the servers, MAX_RECORDS records of an answer, MAX_ALIASES aliases.
+timeout per try, `tries` tries over the servers, MAX_RECORDS records of an answer, MAX_ALIASES
+aliases.
 
 Known faults: an answer cut below MAX_RECORDS is not marked; /etc/resolv.conf is read once (a reload reads it again),
 its options and search list are ignored, since a mail domain is always absolute.
@@ -16,19 +17,14 @@ its options and search list are ignored, since a mail domain is always absolute.
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
-import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-import dns.exception
-import dns.flags
-import dns.message
-import dns.name
-import dns.rcode
-import dns.rdatatype
+from fastrelay.route import wire
 
 Status = Literal["ok", "nodata", "nxdomain", "temporary"]
 
@@ -38,6 +34,9 @@ MAX_ALIASES = 8
 MAX_FORGED = 20  # answers that are not to our question before a query leaves UDP
 MAX_LATENCIES = 4096
 
+RDTYPES = {"A": 1, "CNAME": 5, "SOA": 6, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "TLSA": 52}
+RCODES = {1: "FORMERR", 2: "SERVFAIL", 4: "NOTIMP", 5: "REFUSED", 6: "YXDOMAIN", 9: "NOTAUTH", 16: "BADVERS"}
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -45,7 +44,7 @@ class Answer:
 
     status   "ok"; "nodata" (the name exists, this type does not); "nxdomain"; "temporary" (SERVFAIL, timeout, …)
     records  MX: (preference, exchange), lower case, no final dot, "." for the root; A, AAAA: address text;
-             else dnspython's rdata
+             else the octets of the record's data
     ttl      seconds; of a negative answer by RFC 2308
     secure   the nameserver validated it (AD)
     detail   for a temporary failure: what happened, for people
@@ -79,6 +78,13 @@ class ResolverStats:
         drained = list(self.latencies)
         self.latencies.clear()
         return drained
+
+
+class Question(NamedTuple):
+    """A name in wire form (wire.py) and a type."""
+
+    name: bytes
+    rdtype: int
 
 
 class _Failed(Exception):
@@ -154,120 +160,109 @@ class Resolver:
             self.stats.refused_full += 1
             return Answer("temporary", detail=f"{self.waiting} DNS queries are waiting already")
         try:
-            question = dns.name.from_text(name, dns.name.root)
-            wanted = dns.rdatatype.from_text(rdtype)
-        except (dns.exception.DNSException, ValueError) as error:
-            return Answer("nxdomain", detail=f"not a DNS name ({error})")
+            question = Question(wire.name_to_wire(name), RDTYPES[rdtype])
+        except wire.WireError as error:
+            return Answer("nxdomain", detail=str(error))
         self.waiting += 1
         try:
             async with self._places:
-                return await self._follow(question, wanted)
+                return await self._follow(question)
         finally:
             self.waiting -= 1
 
-    async def _follow(self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> Answer:
+    async def _follow(self, question: Question) -> Answer:
         """Ask; ask on where a nameserver left an alias unfollowed."""
         ttl = 1 << 31
-        for _ in range(MAX_ALIASES):
+        aliases = 0
+        while True:
             try:
-                message = await self._ask(name, rdtype)
-                chain = message.resolve_chaining()
+                response = await self._ask(question)
+                chain = wire.follow(response, question.name, question.rdtype, MAX_ALIASES - aliases)
+                records = wire.plain_data(response, question.rdtype, chain.records, MAX_RECORDS)
             except _Failed as failure:
                 return Answer("temporary", detail=str(failure))
-            except dns.exception.DNSException as error:
+            except wire.WireError as error:
                 self.stats.servfail += 1
-                return Answer("temporary", detail=f"the answer makes no sense: {type(error).__name__} {error}")
-            ttl = min(ttl, int(chain.minimum_ttl))
-            secure = bool(message.flags & dns.flags.AD)
-            if chain.answer is not None:
-                self.stats.answers += 1
-                return Answer("ok", _plain_records(chain.answer, rdtype), ttl, secure)
-            if message.rcode() == dns.rcode.NXDOMAIN:
-                self.stats.nxdomain += 1
-                return Answer("nxdomain", (), ttl, secure)
-            if not chain.cnames or message.authority:
-                self.stats.nodata += 1
-                return Answer("nodata", (), ttl, secure)
-            ttl = min(int(rrset.ttl) for rrset in chain.cnames)
-            name = chain.canonical_name
-        return Answer("temporary", detail=f"more than {MAX_ALIASES} aliases (CNAME)")
+                return Answer("temporary", detail=f"the answer makes no sense: {error}")
+            aliases += chain.aliases
+            secure = bool(response.flags & wire.AD)
+            if records or response.rcode == wire.NXDOMAIN or not chain.aliases or response.authority:
+                return self._counted(records, response.rcode, min(ttl, chain.ttl), secure)
+            ttl = min(ttl, chain.alias_ttl)
+            question = Question(chain.name, question.rdtype)
 
-    async def _ask(self, name: dns.name.Name, rdtype: dns.rdatatype.RdataType) -> dns.message.QueryMessage:
+    def _counted(self, records: tuple[Any, ...], rcode: int, ttl: int, secure: bool) -> Answer:
+        if records:
+            self.stats.answers += 1
+            return Answer("ok", records, ttl, secure)
+        if rcode == wire.NXDOMAIN:
+            self.stats.nxdomain += 1
+            return Answer("nxdomain", (), ttl, secure)
+        self.stats.nodata += 1
+        return Answer("nodata", (), ttl, secure)
+
+    async def _ask(self, question: Question) -> wire.Response:
         """One answer with NOERROR or NXDOMAIN, from whichever server gives one first. Raises _Failed."""
         problems: list[str] = []
-        edns = True
+        edns = EDNS_PAYLOAD
         for attempt in range(max(self.tries, 1)):
             position = (self._preferred + attempt) % len(self.nameservers)
             server = self.nameservers[position]
             try:
-                message = await self._try(server, name, rdtype, edns)
+                response = await self._try(server, question, edns)
             except _Failed as failure:
                 problems.append(f"{server.name} {failure}")
                 continue
-            rcode = message.rcode()
-            if rcode == dns.rcode.NOERROR and not message.answer and not message.flags & (dns.flags.AA | dns.flags.RA):
+            rcode = response.rcode
+            if rcode == wire.NOERROR and not response.answer and not response.flags & (wire.AA | wire.RA):
                 # A referral is no answer; taken for "no such record" it would fail mail for good.
                 problems.append(f"{server.name} does not recurse")
                 continue
-            if rcode in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+            if rcode in (wire.NOERROR, wire.NXDOMAIN):
                 self._preferred = position
-                return message
+                return response
             self.stats.servfail += 1
-            problems.append(f"{server.name} answers {dns.rcode.to_text(rcode)}")
-            if rcode in (dns.rcode.FORMERR, dns.rcode.NOTIMP):
-                edns = False  # RFC 6891 section 7: a server without EDNS
+            problems.append(f"{server.name} answers {RCODES.get(rcode, f'code {rcode}')}")
+            if rcode in (wire.FORMERR, wire.NOTIMP):
+                edns = 0  # RFC 6891 section 7: a server without EDNS
         raise _Failed("; ".join(dict.fromkeys(problems)))
 
-    async def _try(
-        self, server: Nameserver, name: dns.name.Name, rdtype: dns.rdatatype.RdataType, edns: bool
-    ) -> dns.message.QueryMessage:
+    async def _try(self, server: Nameserver, question: Question, edns: int) -> wire.Response:
         """One question to one server, within the timeout. Raises _Failed."""
-        query = dns.message.make_query(name, rdtype, use_edns=0 if edns else False, payload=EDNS_PAYLOAD)
-        query.flags |= dns.flags.AD
+        message_id = int.from_bytes(os.urandom(2), "big")
+        query = wire.make_query(message_id, question.name, question.rdtype, edns)
         timer = self._timer or asyncio.get_running_loop().time
         began = timer()
         self.stats.queries += 1
         try:
             async with asyncio.timeout(self.timeout):
-                message = await _over_udp(server, query, self.stats)
-                if message is None:
+                response = await _over_udp(server, query, question, self.stats)
+                if response is None:
                     self.stats.tcp += 1
-                    message = await _over_tcp(server, query)
+                    response = await _over_tcp(server, query, question)
         except TimeoutError:
             self.stats.timeouts += 1
             raise _Failed(f"does not answer within {self.timeout:g} s") from None
         except OSError as error:
             self.stats.network_errors += 1
             raise _Failed(f"cannot be reached ({error.strerror or error})") from None
-        except (EOFError, dns.exception.DNSException, ValueError) as error:
+        except (EOFError, wire.WireError) as error:
             self.stats.servfail += 1
-            raise _Failed(f"answers what cannot be read ({type(error).__name__})") from None
+            raise _Failed(f"answers what cannot be read ({error})") from None
         self.stats.latencies.append(timer() - began)
-        if not isinstance(message, dns.message.QueryMessage):
-            raise _Failed("answers with another operation than a query")
-        return message
-
-
-def _plain_records(rrset: Any, rdtype: dns.rdatatype.RdataType) -> tuple[Any, ...]:
-    """Records without dnspython's objects, at most MAX_RECORDS; of MX the best ones."""
-    if rdtype == dns.rdatatype.MX:
-        best = sorted(rrset, key=lambda record: record.preference)[:MAX_RECORDS]
-        return tuple((record.preference, record.exchange.to_text(omit_final_dot=True).lower()) for record in best)
-    records = tuple(rrset)[:MAX_RECORDS]
-    if rdtype in (dns.rdatatype.A, dns.rdatatype.AAAA):
-        return tuple(record.address for record in records)
-    return records
+        return response
 
 
 class _UdpQuestion:
-    """Reads datagrams until one answers the question: `done` gets the message, or None for "ask over TCP"."""
+    """Reads datagrams until one answers the question: `done` gets the response, or None for "ask over TCP"."""
 
-    def __init__(self, sock: socket.socket, query: dns.message.Message, stats: ResolverStats) -> None:
+    def __init__(self, sock: socket.socket, query: bytes, question: Question, stats: ResolverStats) -> None:
         self.sock = sock
-        self.query = query
+        self.message_id = query[:2]
+        self.question = question
         self.stats = stats
         self.forged = 0
-        self.done: asyncio.Future[dns.message.Message | None] = asyncio.get_running_loop().create_future()
+        self.done: asyncio.Future[wire.Response | None] = asyncio.get_running_loop().create_future()
 
     def readable(self) -> None:
         """Called by the loop; takes a bounded number of datagrams a turn."""
@@ -275,28 +270,28 @@ class _UdpQuestion:
             if self.done.done():
                 return
             try:
-                wire = self.sock.recv(65535)
+                datagram = self.sock.recv(65535)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
                 self.done.set_exception(error)
                 return
-            self._datagram(wire)
+            self._datagram(datagram)
 
-    def _datagram(self, wire: bytes) -> None:
-        if len(wire) < 12 or wire[:2] != self.query.id.to_bytes(2, "big"):
+    def _datagram(self, datagram: bytes) -> None:
+        if len(datagram) < 12 or datagram[:2] != self.message_id:
             self._not_ours()
             return
-        if wire[2] & 0x02:  # TC: whatever is in it, TCP has it whole
+        if datagram[2] & 0x02:  # TC: whatever is in it, TCP has it whole
             self.done.set_result(None)
             return
         try:
-            message = dns.message.from_wire(wire, ignore_trailing=True)
-        except Exception:  # the parser's errors are many; all mean the same
+            response = wire.read_response(datagram)
+        except wire.WireError:
             self._not_ours()
             return
-        if self.query.is_response(message):
-            self.done.set_result(message)
+        if wire.answers(response, self.question.name, self.question.rdtype):
+            self.done.set_result(response)
         else:
             self._not_ours()
 
@@ -307,22 +302,22 @@ class _UdpQuestion:
             self.done.set_result(None)
 
 
-async def _over_udp(server: Nameserver, query: dns.message.Message, stats: ResolverStats) -> dns.message.Message | None:
+async def _over_udp(server: Nameserver, query: bytes, question: Question, stats: ResolverStats) -> wire.Response | None:
     """The answer; None if it was truncated or UDP cannot be trusted. Raises OSError."""
     loop = asyncio.get_running_loop()
     with socket.socket(server.family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:
         sock.connect(server.sockaddr)
-        sock.send(query.to_wire())
-        question = _UdpQuestion(sock, query, stats)
-        loop.add_reader(sock.fileno(), question.readable)
+        sock.send(query)
+        exchange = _UdpQuestion(sock, query, question, stats)
+        loop.add_reader(sock.fileno(), exchange.readable)
         try:
-            return await question.done
+            return await exchange.done
         finally:
             loop.remove_reader(sock.fileno())
 
 
-async def _over_tcp(server: Nameserver, query: dns.message.Message) -> dns.message.Message:
-    """The answer over TCP (RFC 7766). Raises OSError, EOFError, DNSException or ValueError."""
+async def _over_tcp(server: Nameserver, query: bytes, question: Question) -> wire.Response:
+    """The answer over TCP (RFC 7766). Raises OSError, EOFError or WireError."""
     sock = socket.socket(server.family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         await asyncio.get_running_loop().sock_connect(sock, server.sockaddr)
@@ -331,12 +326,14 @@ async def _over_tcp(server: Nameserver, query: dns.message.Message) -> dns.messa
         sock.close()
         raise
     try:
-        wire = query.to_wire()
-        writer.write(struct.pack("!H", len(wire)) + wire)
-        (length,) = struct.unpack("!H", await reader.readexactly(2))
-        message = dns.message.from_wire(await reader.readexactly(length), ignore_trailing=True)
+        writer.write(len(query).to_bytes(2, "big") + query)
+        length = int.from_bytes(await reader.readexactly(2), "big")
+        message = await reader.readexactly(length)
     finally:
         writer.transport.abort()
-    if not query.is_response(message):
-        raise ValueError("an answer to another question")
-    return message
+    response = wire.read_response(message)
+    if message[:2] != query[:2] or not wire.answers(response, question.name, question.rdtype):
+        raise wire.WireError("an answer to another question")
+    if response.flags & wire.TC:
+        raise wire.WireError("an answer cut short over TCP")
+    return response
