@@ -95,16 +95,18 @@ def terminal_width() -> int:
     if not sys.stdout.isatty():
         return PIPE_WIDTH
     try:
-        return max(40, int(os.environ.get("COLUMNS") or os.get_terminal_size().columns))
+        return max(20, int(os.environ.get("COLUMNS") or os.get_terminal_size().columns))
     except (OSError, ValueError):
         return 80
 
 
-def print_table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[object]]) -> None:
+def print_table(
+    columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[object]], spare: Sequence[str] = ()
+) -> None:
     """Rows below their headings. columns: (heading, LEFT, RIGHT or WIDE).
 
-    On a terminal, WIDE columns are cut short until a line fits; the others (ids, counts) stay whole; a terminal that
-    is too narrow even for them wraps.
+    On a terminal, WIDE columns are cut short until a line fits, then the `spare` ones are left out in their order; the
+    others (ids, counts) stay whole, and a terminal that is too narrow even for them wraps.
     """
     from rich.cells import cell_len
     from rich.console import Console
@@ -112,9 +114,15 @@ def print_table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[obje
     from rich.text import Text
 
     cells = [[clean(cell) for cell in row] for row in rows]
-    widths = [max([len(heading), *(cell_len(row[at]) for row in cells)]) for at, (heading, _) in enumerate(columns)]
-    wide = [at for at, (_, kind) in enumerate(columns) if kind == WIDE]
-    fit_widths(widths, wide, terminal_width() - GAP * (len(columns) - 1))
+    while True:
+        widths = [max([len(heading), *(cell_len(row[at]) for row in cells)]) for at, (heading, _) in enumerate(columns)]
+        wide = [at for at, (_, kind) in enumerate(columns) if kind == WIDE]
+        if fit_widths(widths, wide, terminal_width() - GAP * (len(columns) - 1)) or not spare:
+            break
+        out = next((at for at, (heading, _) in enumerate(columns) if heading == spare[0]), len(columns))
+        columns = [*columns[:out], *columns[out + 1 :]]
+        cells = [[*row[:out], *row[out + 1 :]] for row in cells]
+        spare = spare[1:]
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for (heading, kind), width in zip(columns, widths, strict=True):
         justify: Literal["right", "left"] = "right" if kind == RIGHT else "left"
@@ -137,12 +145,12 @@ def print_table(columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[obje
         click.echo(line.rstrip())
 
 
-def fit_widths(widths: list[int], wide: Sequence[int], room: int) -> None:
-    """Narrow the wide columns, the widest first, until all fit into `room` or are at NARROWEST."""
+def fit_widths(widths: list[int], wide: Sequence[int], room: int) -> bool:
+    """Narrow the wide columns, the widest first, until all fit into `room` (True) or are at NARROWEST (False)."""
     while (excess := sum(widths) - room) > 0:
         able = [at for at in wide if widths[at] > NARROWEST]
         if not able:
-            return
+            return False
         widest = max(able, key=lambda at: widths[at])
         others = [widths[at] for at in able if widths[at] < widths[widest]]
         level = max([NARROWEST, *others])
@@ -150,6 +158,7 @@ def fit_widths(widths: list[int], wide: Sequence[int], room: int) -> None:
         cut = min(widths[widest] - level, -(-excess // len(same)))
         for at in same:
             widths[at] -= cut
+    return True
 
 
 def print_fields(pairs: Sequence[tuple[str, object]]) -> None:

@@ -9,6 +9,8 @@ import click
 from fastrelay.cli.options import connect, relay_options
 from fastrelay.cli.queue_view import OUTCOMES, sender
 
+HEADINGS = {"queued_counted": "QUEUED", "difference": "DIFF"}
+
 
 @click.command(
     epilog="""\b
@@ -45,7 +47,7 @@ def show_audit(answer: dict[str, Any]) -> None:
     rows = [[worker.get("slot", ""), *(count(worker.get(name, 0)) for name in numbers)] for worker in workers]
     if len(workers) > 1:
         rows.append(["all", *(count(sum(worker.get(name, 0) for worker in workers)) for name in numbers)])
-    headings = ("WORKER", *(name.removesuffix("_counted").upper() for name in numbers))
+    headings = ("WORKER", *(HEADINGS.get(name, name.upper()) for name in numbers))
     print_table([(heading, RIGHT) for heading in headings], rows)
     click.echo()
     if answer.get("ok"):

@@ -115,7 +115,7 @@ def show_rows(messages: list[dict[str, Any]]) -> None:
     """Messages as a table."""
     from fastrelay.cli.output import LEFT, RIGHT, WIDE, count, duration, names, print_table, shown_words, size
 
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (
             row.get("id", ""),
             duration(row.get("age_seconds")),
@@ -132,9 +132,10 @@ def show_rows(messages: list[dict[str, Any]]) -> None:
     ]
     columns = [("ID", LEFT), ("AGE", RIGHT), ("SIZE", RIGHT), ("RCPTS", RIGHT), ("TRIES", RIGHT), ("NEXT", RIGHT)]
     columns += [("WAITS FOR", LEFT), ("CAMPAIGN", WIDE), ("FROM", WIDE), ("DOMAINS", WIDE)]
-    empty = 7 if not any(row[7] for row in rows) else None
-    kept = [index for index in range(len(columns)) if index != empty]
-    print_table([columns[index] for index in kept], [[row[index] for index in kept] for row in rows])
+    spare = ["SIZE", "CAMPAIGN", "TRIES", "FROM"]
+    if not any(row[7] for row in rows):
+        columns, rows = columns[:7] + columns[8:], [row[:7] + row[8:] for row in rows]
+    print_table(columns, rows, spare)
 
 
 def next_attempt(seconds: float | None) -> str:
@@ -220,7 +221,7 @@ def show_recipients(recipients: list[dict[str, Any]]) -> None:
         for person in recipients
     ]
     columns = [("RECIPIENT", WIDE), ("STATE", LEFT), ("TRIES", RIGHT), ("NEXT", RIGHT), ("WAITS FOR", LEFT)]
-    print_table([*columns, ("SOURCE", LEFT), ("SITE", WIDE)], rows)
+    print_table([*columns, ("SOURCE", LEFT), ("SITE", WIDE)], rows, ["SITE", "SOURCE"])
 
 
 @click.command(

@@ -65,6 +65,9 @@ class FakeRelay:
                 )
 
     def close(self) -> None:
+        """Stop answering and leave the socket behind, as a killed relay does. May be called twice."""
+        if self.over.is_set():
+            return
         self.over.set()
         self.listener.shutdown(socket.SHUT_RDWR)
         self.thread.join(10)

@@ -321,10 +321,8 @@ def test_check_of_a_running_relay_leaves_its_ports_alone(fastrelay, fake_relay, 
         port = taken.getsockname()[1]
         config.write_text(config.read_text().replace("smtp: []", f'smtp: [{{bind: "127.0.0.1:{port}"}}]'))
         assert fastrelay("check", "-c", config).exit_code == 0
-        fake_relay.listener.close()
-        (fake_relay.state_dir / "control.sock").unlink()
+        fake_relay.close()
         result = fastrelay("check", "-c", config)
-    fake_relay.listener = socket.socket(socket.AF_UNIX)
     assert result.exit_code == 2
     assert f"port {port} at 127.0.0.1 is in use" in result.stderr
 

@@ -81,7 +81,7 @@ def test_a_table_in_a_pipe_is_whole(capsys):
     assert lines[2] == r"abcdef-22      5  short\x1b[31m"
 
 
-def on_terminal(monkeypatch, columns, **environment):
+def on_terminal(monkeypatch, columns, spare=(), **environment):
     """Output of a table on a terminal of that width."""
     leader, follower = pty.openpty()
     monkeypatch.setenv("COLUMNS", str(columns))
@@ -89,12 +89,16 @@ def on_terminal(monkeypatch, columns, **environment):
         monkeypatch.setenv(name, value)
     with os.fdopen(follower, "w") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
-        output.print_table(COLUMNS, ROWS)
-        terminal.flush()
+        output.print_table(COLUMNS, ROWS, spare)
         monkeypatch.undo()
-        shown = os.read(leader, 65536).decode()
+    shown = b""
+    try:
+        while octets := os.read(leader, 65536):
+            shown += octets
+    except OSError:  # EIO: all was read, and the other end is closed
+        pass
     os.close(leader)
-    return shown
+    return shown.decode()
 
 
 def test_a_table_on_a_terminal_fits(monkeypatch):
@@ -113,6 +117,25 @@ def test_no_color_on_a_terminal(monkeypatch):
 
 def test_a_narrow_terminal_keeps_ids_whole(monkeypatch):
     assert "abcdef-22" in on_terminal(monkeypatch, 20)
+
+
+def test_spare_columns_go_before_a_line_breaks(monkeypatch):
+    shown = on_terminal(monkeypatch, 40, spare=["RCPTS"])
+    assert "RCPTS" in shown
+    shown = on_terminal(monkeypatch, 28, spare=["NONE", "RCPTS"])
+    assert "RCPTS" not in shown
+    assert "DOMAINS" in shown
+
+
+@given(st.lists(st.integers(0, 200), min_size=1, max_size=8), st.integers(20, 300), st.data())
+def test_widths_fit_or_are_at_their_least(widths, room, drawn):
+    wide = sorted(drawn.draw(st.sets(st.integers(0, len(widths) - 1))))
+    before = list(widths)
+    fits = output.fit_widths(widths, wide, room)
+    assert fits == (sum(widths) <= room)
+    for at, width in enumerate(widths):
+        assert width == before[at] if at not in wide else min(before[at], output.NARROWEST) <= width <= before[at]
+    assert fits or all(widths[at] <= output.NARROWEST for at in wide)
 
 
 def test_fields_are_aligned(capsys):
