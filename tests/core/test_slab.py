@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fastrelay._core.slab import CAPACITY, Slab, SlabError
 
 
-@pytest.fixture()
+@pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "slab.0"
 
