@@ -20,7 +20,8 @@ import msgspec
 from fastrelay.config.units import format_duration
 from fastrelay.errors import ControlError, ControlLost, NoRelay
 
-DEFAULT_TIMEOUT_SECONDS = 30.0
+# The relay itself waits up to half a minute for each worker, and twice when one restarts under the command.
+DEFAULT_TIMEOUT_SECONDS = 90.0
 # A list of a million messages is about 400 MB; beyond this the other end is not a relay, or not sane.
 MAX_ANSWER_BYTES = 2**30
 READ_BYTES = 2**18

@@ -15,6 +15,7 @@ from fastrelay.errors import NoRelay
 F = TypeVar("F", bound=Callable[..., Any])
 
 DEFAULT_CONFIGS = ("fastrelay.yaml", "/etc/fastrelay/fastrelay.yaml")
+LONG_TIMEOUT_SECONDS = 660.0
 SELECTORS = ("campaign", "tenant", "domain", "provider", "source", "older_than")
 
 
@@ -105,6 +106,8 @@ def relay_options_waiting(timeout_seconds: float) -> Callable[[F], F]:
 
 
 relay_options = relay_options_waiting(DEFAULT_TIMEOUT_SECONDS)
+# For commands that go through the whole queue.
+long_relay_options = relay_options_waiting(LONG_TIMEOUT_SECONDS)
 
 
 def connect(config_path: str | None, state_dir: str | None, timeout: float) -> ControlClient:

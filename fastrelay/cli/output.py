@@ -161,6 +161,12 @@ def fit_widths(widths: list[int], wide: Sequence[int], room: int) -> bool:
     return True
 
 
+def warn_if_incomplete(answer: dict[str, Any]) -> None:
+    """Say on standard error which workers' part is missing in an answer."""
+    for missing in answer.get("incomplete") or ():
+        click.echo(f"warning: incomplete: {clean(missing)}", err=True)
+
+
 def print_fields(pairs: Sequence[tuple[str, object]]) -> None:
     """`name   value` lines, the names aligned; a pair without a value is left out."""
     shown = [(name, clean(value)) for name, value in pairs if value not in (None, "")]

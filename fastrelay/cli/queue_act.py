@@ -10,9 +10,16 @@ from typing import Any
 
 import click
 
-from fastrelay.cli.options import connect, relay_options, require_selection, selector_options, selectors_of
+from fastrelay.cli.options import (
+    connect,
+    long_relay_options,
+    relay_options,
+    require_selection,
+    selector_options,
+    selectors_of,
+)
 
-dry_run_option = click.option("--dry-run", is_flag=True, help="Only say how many messages match.")
+dry_run_option = click.option("--dry-run", is_flag=True, help="Only say how much matches.")
 all_option = click.option("--all", "select_all", is_flag=True, help="The whole queue, in place of selectors.")
 
 
@@ -47,13 +54,14 @@ def suspend(
     arguments = require_selection(selectors_of(options), select_all, "suspend")
     with connect(config_path, state_dir, timeout) as relay:
         answer = relay.call("queue.suspend", {**arguments, "why": why, "dry_run": dry_run})
-    _report(answer, as_json, dry_run, "suspended")
+    _report(answer, as_json, dry_run, "message", "suspended")
     suspension = answer.get("suspension") or {}
     if not as_json and not dry_run and suspension.get("id"):
         from fastrelay.cli.output import clean
 
         name = clean(suspension["id"])
         click.echo(f"suspension {name}; take it back with: fastrelay queue resume {name}")
+    exit_if_incomplete(answer)
 
 
 @click.command(
@@ -92,7 +100,8 @@ def resume(
         arguments = require_selection(selectors, select_all, "resume")
     with connect(config_path, state_dir, timeout) as relay:
         answer = relay.call("queue.resume", {**arguments, "dry_run": dry_run})
-    _report(answer, as_json, dry_run, "resumed")
+    _report(answer, as_json, dry_run, "message", "resumed")
+    exit_if_incomplete(answer)
 
 
 @click.command(
@@ -108,7 +117,7 @@ Examples:
 @selector_options
 @all_option
 @dry_run_option
-@relay_options
+@long_relay_options
 def flush(
     config_path: str | None,
     state_dir: str | None,
@@ -122,7 +131,8 @@ def flush(
     arguments = require_selection(selectors_of(options), select_all, "flush")
     with connect(config_path, state_dir, timeout) as relay:
         answer = relay.call("queue.flush", {**arguments, "dry_run": dry_run})
-    _report(answer, as_json, dry_run, "due now")
+    _report(answer, as_json, dry_run, "recipient", "due now")
+    exit_if_incomplete(answer)
 
 
 @click.command(
@@ -143,7 +153,7 @@ Examples:
 @all_option
 @dry_run_option
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@relay_options
+@long_relay_options
 def remove(
     ids: tuple[str, ...],
     config_path: str | None,
@@ -167,7 +177,11 @@ def remove(
         if not dry_run and not yes and not ids and sys.stdin.isatty():
             _ask(relay.call("queue.remove", {**arguments, "dry_run": True}))
         answer = relay.call("queue.remove", {**arguments, "dry_run": dry_run})
-    _report(answer, as_json, dry_run, "removed")
+    _report(answer, as_json, dry_run, "recipient", "removed")
+    exit_if_incomplete(answer)
+    if ids and not answer.get("matched"):
+        click.echo("fastrelay: none of these messages is in the queue", err=True)
+        raise click.exceptions.Exit(1)
 
 
 def _ask(foreseen: dict[str, Any]) -> None:
@@ -176,16 +190,23 @@ def _ask(foreseen: dict[str, Any]) -> None:
 
     matched = foreseen.get("matched", 0)
     if matched:
-        click.confirm(f"Remove {plural(matched, 'message')} for good?", abort=True, err=True)
+        click.confirm(f"Remove {plural(matched, 'recipient')} for good?", abort=True, err=True)
 
 
-def _report(answer: dict[str, Any], as_json: bool, dry_run: bool, done: str) -> None:
+def exit_if_incomplete(answer: dict[str, Any]) -> None:
+    """A change that not every worker carried out is a failure; what is missing was said by `_report`."""
+    if answer.get("incomplete"):
+        raise click.exceptions.Exit(1)
+
+
+def _report(answer: dict[str, Any], as_json: bool, dry_run: bool, noun: str, done: str) -> None:
     """`12 messages suspended`, or what would be."""
-    from fastrelay.cli.output import plural, print_json
+    from fastrelay.cli.output import plural, print_json, warn_if_incomplete
 
     if as_json:
         print_json(answer)
         return
+    warn_if_incomplete(answer)
     matched = int(answer.get("matched", 0))
     would = "would be " if dry_run else ""
-    click.echo(f"{plural(matched, 'message')} {would}{done}{' (dry run: nothing was changed)' if dry_run else ''}")
+    click.echo(f"{plural(matched, noun)} {would}{done}{' (dry run: nothing was changed)' if dry_run else ''}")

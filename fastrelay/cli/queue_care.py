@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from fastrelay.cli.options import connect, relay_options
+from fastrelay.cli.options import connect, long_relay_options, relay_options
 from fastrelay.cli.queue_view import OUTCOMES, sender
 
 HEADINGS = {"queued_counted": "QUEUED", "difference": "DIFF"}
@@ -24,7 +24,7 @@ Example:
 Exit codes: 0 every recipient is accounted for; 1 a difference was found; 3 no relay is running.
 """
 )
-@relay_options
+@long_relay_options
 @click.pass_context
 def audit(ctx: click.Context, config_path: str | None, state_dir: str | None, timeout: float, as_json: bool) -> None:
     """Prove that every accepted recipient is accounted for."""
@@ -40,8 +40,9 @@ def audit(ctx: click.Context, config_path: str | None, state_dir: str | None, ti
 
 
 def show_audit(answer: dict[str, Any]) -> None:
-    from fastrelay.cli.output import RIGHT, count, print_table
+    from fastrelay.cli.output import RIGHT, count, print_table, warn_if_incomplete
 
+    warn_if_incomplete(answer)
     numbers = ("accepted", "queued_counted", *OUTCOMES, "difference")
     workers = answer.get("workers", [])
     rows = [[worker.get("slot", ""), *(count(worker.get(name, 0)) for name in numbers)] for worker in workers]
@@ -88,8 +89,19 @@ def quarantine_list(config_path: str | None, state_dir: str | None, timeout: flo
 
 
 def show_quarantine(answer: dict[str, Any]) -> None:
-    from fastrelay.cli.output import LEFT, RIGHT, WIDE, count, duration, print_table, shown_words, size
+    from fastrelay.cli.output import (
+        LEFT,
+        RIGHT,
+        WIDE,
+        count,
+        duration,
+        print_table,
+        shown_words,
+        size,
+        warn_if_incomplete,
+    )
 
+    warn_if_incomplete(answer)
     messages = answer.get("messages", [])
     if not messages:
         click.echo("no message is in quarantine")

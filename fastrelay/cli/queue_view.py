@@ -36,8 +36,19 @@ def summary(config_path: str | None, state_dir: str | None, timeout: float, as_j
 
 
 def show_summary(answer: dict[str, Any]) -> None:
-    from fastrelay.cli.output import LEFT, RIGHT, count, duration, print_table, share, shown_words, size
+    from fastrelay.cli.output import (
+        LEFT,
+        RIGHT,
+        count,
+        duration,
+        print_table,
+        share,
+        shown_words,
+        size,
+        warn_if_incomplete,
+    )
 
+    warn_if_incomplete(answer)
     accepted = answer.get("accepted", 0)
     rows = [("accepted", count(accepted), "")]
     rows += [(name, count(answer.get(name, 0)), share(answer.get(name, 0), accepted)) for name in OUTCOMES]
@@ -48,6 +59,8 @@ def show_summary(answer: dict[str, Any]) -> None:
     if answer.get("queued"):
         click.echo()
         click.echo(f"oldest queued: {duration(answer.get('oldest_seconds')) or 'unknown'}")
+    if answer.get("loading"):
+        click.echo("the queue is still being read after the start; counts of what waits are not whole yet")
     if answer.get("segments_bytes") is not None:
         click.echo(f"content on disk: {size(answer['segments_bytes'])}")
     for heading, key in (("WAITING FOR", "by_reason"), ("PROVIDER", "by_provider")):
@@ -79,7 +92,7 @@ Examples:
 )
 @selector_options
 @click.option(
-    "--limit", metavar="N", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="Show at most N."
+    "--limit", metavar="N", type=click.IntRange(1, 10_000), default=100, show_default=True, help="Show at most N."
 )
 @relay_options
 def list_(
@@ -98,8 +111,9 @@ def list_(
 
 
 def show_list(answer: dict[str, Any]) -> None:
-    from fastrelay.cli.output import count, plural
+    from fastrelay.cli.output import count, plural, warn_if_incomplete
 
+    warn_if_incomplete(answer)
     messages = answer.get("messages", [])
     matched = answer.get("matched", len(messages))
     if not messages:
@@ -173,7 +187,7 @@ def show(message_id: str, config_path: str | None, state_dir: str | None, timeou
 
 
 def show_message(message: dict[str, Any]) -> None:
-    from fastrelay.cli.output import clean, count, duration, print_fields, shown_words, size
+    from fastrelay.cli.output import clean, count, print_fields, shown_words, size
 
     print_fields(
         [
@@ -182,14 +196,20 @@ def show_message(message: dict[str, Any]) -> None:
             ("campaign", message.get("campaign")),
             ("tenant", message.get("tenant")),
             ("size", size(message.get("size_bytes"))),
-            ("accepted", f"{duration(message['age_seconds'])} ago" if "age_seconds" in message else ""),
+            ("client", message.get("client")),
+            ("accepted", accepted_at(message)),
             ("queued", count(message.get("queued"))),
             ("waits for", shown_words(message.get("reason") or "")),
             ("next attempt", next_attempt(message.get("next_attempt_seconds"))),
-            ("trace", message.get("trace")),
-            ("stored in", message.get("segment")),
+            ("quarantined", message.get("quarantined")),
+            ("segment", message.get("segment")),
         ]
     )
+    if message.get("trace"):
+        click.echo()
+        click.echo("Header fields added:")
+        for line in str(message["trace"]).splitlines():
+            click.echo(f"  {clean(line.expandtabs(4))}")
     recipients = message.get("recipients", [])
     if not recipients:
         return
@@ -203,6 +223,15 @@ def show_message(message: dict[str, Any]) -> None:
             click.echo(f"  {clean(address)}")
             for line in str(reply).splitlines():
                 click.echo(f"    {clean(line)}")
+
+
+def accepted_at(message: dict[str, Any]) -> str:
+    """`2026-11-20T10:00:00Z (2h 5m ago)`, as far as it is known."""
+    from fastrelay.cli.output import duration
+
+    ago = f"{duration(message['age_seconds'])} ago" if "age_seconds" in message else ""
+    at = message.get("accepted")
+    return f"{at} ({ago})" if at and ago else str(at or ago)
 
 
 def show_recipients(recipients: list[dict[str, Any]]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from fastrelay.cli.options import config_option, require_config
@@ -31,6 +33,7 @@ def run(ctx: click.Context, config_path: str | None) -> None:
     """
     from fastrelay.cli.output import clean
     from fastrelay.config.load import load_document
+    from fastrelay.errors import HostError
 
     path = require_config(config_path)
     document = load_document(path)
@@ -38,4 +41,9 @@ def run(ctx: click.Context, config_path: str | None) -> None:
         click.echo(f"warning: {clean(str(warning))}", err=True)
     from fastrelay import supervisor
 
-    ctx.exit(supervisor.run(document.config, path) or 0)
+    try:
+        code = supervisor.run(document.config, path)
+    except HostError as error:
+        # What the host check found has keys; here is the file that says in which line they stand.
+        raise HostError([replace(found, line=document.lines.get(found.path, 0)) for found in error.problems]) from None
+    ctx.exit(code or 0)

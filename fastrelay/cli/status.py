@@ -43,6 +43,8 @@ def show(answer: dict[str, Any], folder: str) -> None:
             ("process", answer.get("pid")),
             ("state directory", answer.get("state_dir", folder)),
             ("configuration", answer.get("config_path")),
+            ("metrics", answer.get("metrics")),
+            ("last reload", "refused; the old configuration goes on" if answer.get("last_reload_ok") is False else ""),
             ("listening", ", ".join(str(place) for place in answer.get("listening", []))),
         ]
     )

@@ -368,6 +368,14 @@ def test_run(fastrelay, tmp_path, monkeypatch, code):
     assert "warning: " in result.stderr
 
 
+def test_run_says_in_which_line_the_host_is_at_odds(fastrelay, tmp_path, monkeypatch):
+    config = write_config(tmp_path, tmp_path)
+    with_supervisor(monkeypatch, HostError([ConfigProblem(str(config), 0, "state_dir", "is full", "make room")]))
+    result = fastrelay("run", "-c", config)
+    assert result.exit_code == 2
+    assert f"{config}:2: state_dir: is full; make room" in result.stderr
+
+
 def test_run_with_a_faulty_file_starts_nothing(fastrelay, tmp_path, monkeypatch):
     supervisor = with_supervisor(monkeypatch, 0)
     config = tmp_path / "relay.yaml"

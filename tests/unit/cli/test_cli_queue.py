@@ -33,7 +33,9 @@ ROW = {
 }
 MESSAGE = {
     **ROW,
-    "trace": "0123",
+    "trace": "Received: from app\r\n\tby mta1; today",
+    "client": "127.0.0.1",
+    "accepted": "2026-11-20T10:00:00Z",
     "segment": 7,
     "recipients": [
         {
@@ -143,7 +145,15 @@ def test_show(ask, fake_relay):
     result = ask("queue", "show", "k3f9ax-1c2f")
     assert result.exit_code == 0
     assert fake_relay.arguments == {"id": "k3f9ax-1c2f"}
-    for shown in ("one@a.example", "mx.a.example", "451 4.7.1 try later", r"\x1b[31m", "possible duplicate", "now"):
+    for shown in (
+        "one@a.example",
+        "mx.a.example",
+        "451 4.7.1 try later",
+        r"\x1b[31m",
+        "possible duplicate",
+        "now",
+        "10:00:00Z (2h",
+    ):
         assert shown in result.output
     assert "\x1b" not in result.output
 
@@ -191,6 +201,41 @@ def test_why_of_a_settled_message(ask, fake_relay):
     assert "no recipient is queued" in ask("queue", "why", "x-1").output
 
 
+# What the relay counts for each command.
+COUNTED = {"suspend": "message", "resume": "message", "flush": "recipient", "remove": "recipient"}
+
+
+@pytest.mark.parametrize("command", ["suspend", "resume", "flush", "remove"])
+def test_a_change_that_a_worker_missed_fails(ask, fake_relay, command):
+    fake_relay.answers = {f"queue.{command}": {"matched": 5, "incomplete": ["worker 1 is restarting"]}}
+    result = ask("queue", command, "--all")
+    assert result.exit_code == 1
+    assert "incomplete: worker 1 is restarting" in result.stderr
+    assert "5 " in result.stdout
+    assert ask("queue", command, "--all", "--json").exit_code == 1
+
+
+def test_a_view_that_lacks_a_worker_says_so(ask, fake_relay):
+    part = {"incomplete": ["worker 1 is restarting"]}
+    fake_relay.answers = {
+        "queue.summary": SUMMARY | part,
+        "queue.list": {"messages": [ROW], "matched": 1} | part,
+        "queue.quarantine": {"messages": []} | part,
+    }
+    for words in (["summary"], ["list"], ["quarantine", "list"]):
+        result = ask("queue", *words)
+        assert result.exit_code == 0
+        assert "warning: incomplete: worker 1 is restarting" in result.stderr
+
+
+def test_remove_of_messages_that_are_not_there_fails(ask, fake_relay):
+    fake_relay.answers = {"queue.remove": {"matched": 0}}
+    result = ask("queue", "remove", "a-1")
+    assert result.exit_code == 1
+    assert "none of these messages" in result.stderr
+    assert ask("queue", "remove", "--campaign", "x").exit_code == 0
+
+
 @pytest.mark.parametrize("command", ["suspend", "resume", "flush", "remove"])
 def test_a_change_without_a_selection_is_refused(ask, fake_relay, command):
     result = ask("queue", command)
@@ -207,7 +252,7 @@ def test_all_goes_alone(ask, fake_relay, command):
     result = ask("queue", command, "--all")
     assert result.exit_code == 0
     assert fake_relay.arguments["all"] is True
-    assert "5 messages" in result.output
+    assert f"5 {COUNTED[command]}s" in result.output
 
 
 @pytest.mark.parametrize("command", ["suspend", "resume", "flush", "remove"])
@@ -215,7 +260,7 @@ def test_dry_run(ask, fake_relay, command):
     fake_relay.answers = {f"queue.{command}": {"matched": 1}}
     result = ask("queue", command, "--campaign", "x", "--dry-run")
     assert fake_relay.arguments == {"campaign": "x", "dry_run": True} | ({"why": ""} if command == "suspend" else {})
-    assert "1 message would be" in result.output
+    assert f"1 {COUNTED[command]} would be" in result.output
 
 
 def test_suspend_says_how_to_resume(ask, fake_relay):
@@ -235,7 +280,7 @@ def test_resume_by_name(ask, fake_relay):
 
 def test_remove_by_id(ask, fake_relay):
     fake_relay.answers = {"queue.remove": {"matched": 2}}
-    assert "2 messages removed" in ask("queue", "remove", "a-1", "a-2").output
+    assert "2 recipients removed" in ask("queue", "remove", "a-1", "a-2").output
     assert fake_relay.arguments == {"ids": ["a-1", "a-2"], "dry_run": False}
     assert ask("queue", "remove", "a-1", "--all").exit_code == 2
 
@@ -256,7 +301,7 @@ def test_remove_asks_on_a_terminal(ask, fake_relay, monkeypatch, answer, code, d
     fake_relay.answers = {"queue.remove": {"matched": 7}}
     result = ask("queue", "remove", "--campaign", "x", stdin=answer)
     assert result.exit_code == code
-    assert "Remove 7 messages for good?" in result.stderr
+    assert "Remove 7 recipients for good?" in result.stderr
     assert [request["arguments"]["dry_run"] for request in fake_relay.requests] == dry_runs
     fake_relay.requests.clear()
     assert ask("queue", "remove", "--campaign", "x", "--yes").exit_code == 0
