@@ -17,7 +17,7 @@ from Cython.Compiler import Options
 from setuptools import Extension, setup
 
 EXT = Path("ext/fastrelay/_core")
-LIBRARIES = {"lmdb": ["lmdb"], "commit": ["lmdb"]}
+LIBRARIES = {"lmdb": ["lmdb"], "commit": ["lmdb"], "scan": ["lmdb"]}
 
 debug = bool(os.environ.get("FASTRELAY_DEBUG"))
 coverage = bool(os.environ.get("FASTRELAY_COVERAGE"))

@@ -80,4 +80,6 @@ class SpoolFormat(FastrelayError):
         self.path = path
         self.found = found
         self.known = known
-        super().__init__(f"{path}: spool format {found!r}; this version of fastrelay reads format {known}: run the version that wrote it")
+        super().__init__(
+            f"{path}: spool format {found!r}, but this version reads format {known}: run the fastrelay that wrote it"
+        )

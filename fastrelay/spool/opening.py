@@ -11,7 +11,9 @@ from typing import Any
 
 from fastrelay._core.commit import Spool
 from fastrelay._core.lmdb import Environment, LmdbError
+from fastrelay.spool.care import Care
 from fastrelay.spool.errors import SpoolCorrupt, SpoolError, SpoolFormat
+from fastrelay.spool.folder import sync_folder
 
 FORMAT = "1"
 DATABASES = ("msg", "st", "ev", "meta")
@@ -26,17 +28,29 @@ class SpoolOptions:
     segment_bytes  a segment file is closed when it holds this much
     batch_bytes    content that may wait for one group commit; beyond it nothing is accepted
     map_bytes      LMDB's sparse map: bound of the index
+    reserve_bytes  with less free room on the disk no message is accepted
     ballast        path of a file that is removed when settles find the disk full; "" for none
+    ballast_bytes  its size
+    compact_below  a segment with less of it live (0 to 1) is copied forward
+    compact_seconds  between looks for such segments
     """
 
     segment_bytes: int = 64 << 20
     batch_bytes: int = 256 << 20
     map_bytes: int = 64 << 30
+    reserve_bytes: int = 512 << 20
     ballast: str = ""
+    ballast_bytes: int = 32 << 20
+    compact_below: float = 0.25
+    compact_seconds: float = 60.0
 
 
 def open_spool(
-    path: str, *, loop: Any, on_commit: Callable[[list[Any], SpoolError | None], object], options: SpoolOptions | None = None
+    path: str,
+    *,
+    loop: Any,
+    on_commit: Callable[[list[Any], SpoolError | None], object],
+    options: SpoolOptions | None = None,
 ) -> Spool:
     """Open the spool folder `path`, made when absent.
 
@@ -46,7 +60,9 @@ def open_spool(
     path = os.path.abspath(path)
     environment = prepare(path, options)
     try:
-        return Spool(path, environment, loop=loop, on_commit=on_commit, options=options)
+        spool = Spool(path, environment, loop=loop, on_commit=on_commit, options=options)
+        spool.care = Care(spool, loop)
+        return spool
     except BaseException:
         environment.close()
         raise
@@ -100,12 +116,3 @@ def check_format(path: str) -> None:
         raise SpoolCorrupt(path, "it has no file FORMAT, so this is no spool folder, or a part of one") from None
     if found != FORMAT:
         raise SpoolFormat(path, found, FORMAT)
-
-
-def sync_folder(path: str) -> None:
-    """fsync of a folder: names made or removed in it are durable then."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,7 +1,7 @@
 /* One group commit: the operations, counts and event lines that become durable together.
  *
- * A batch is filled by the loop thread, handed to the committer, and handed back; it is never touched by both. What is pointed to
- * (octets of Python objects) is kept alive by references that only the loop thread takes and drops.
+ * A batch is filled by the loop thread, handed to the committer, and handed back; it is never touched by both. What
+ * is pointed to (octets of Python objects) is kept alive by references that only the loop thread takes and drops.
  */
 #ifndef FASTRELAY_BATCH_H
 #define FASTRELAY_BATCH_H
@@ -119,7 +119,8 @@ static inline int fr_batch_empty(const fr_batch *batch) {
     return !batch->n && !batch->n_events && !batch->counted;
 }
 
-/* Ready for use again; the owners were dropped by the caller. Keeps its memory, unless it grew beyond `bound` octets. */
+/* Ready for use again; the owners were dropped by the caller. Keeps its memory, unless it grew beyond `bound` octets.
+ * */
 static inline void fr_batch_clear(fr_batch *batch, size_t bound) {
     fr_op *ops = batch->ops;
     fr_event *events = batch->events;

@@ -4,7 +4,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastrelay._core.committer cimport fr_batch, fr_committer, fr_op, fr_place
 from fastrelay._core.content cimport Contents, LargeFile
-from fastrelay._core.lmdb cimport MDB_cursor, MDB_txn, MDB_val, Environment
+from fastrelay._core.lmdb cimport Environment
+from fastrelay._core.scan cimport Scan
 
 
 cdef class Spool:
@@ -19,9 +20,13 @@ cdef class Spool:
     cdef bytes _event_head
     cdef object _loop, _on_commit, _submit_call
     cdef readonly object options
-    cdef bint _scheduled, _watching
+    cdef bint _scheduled
+    cdef int _log_fd
+    cdef readonly object walking       # a lock: held by who walks the environment in another thread
+    cdef public object care            # free room and compaction (fastrelay/spool/care.py)
+    cdef readonly bint dead            # out of service until the next start
     cdef readonly bint closed
-    cdef uint64_t _next_id, _next_event
+    cdef uint64_t _next_id, _next_event, _first_id
     cdef list _counters                # as of the last commit
     cdef readonly Contents contents
     cdef set _emptied                  # segments to be removed once their reads are over
@@ -37,7 +42,8 @@ cdef class Spool:
     cpdef int put_message_file(self, uint64_t msgid, bytes record, LargeFile large_file, object cookie) except -1
     cpdef int put_state(self, uint64_t msgid, bytes state, object cookie) except -1
     cpdef int delete_message(self, uint64_t msgid, object cookie) except -1
-    cpdef int move_content(self, uint64_t msgid, uint32_t segment, uint64_t offset, bytes content, object cookie) except -1
+    cpdef int move_content(self, uint64_t msgid, uint32_t segment, uint64_t offset, bytes content,
+                           object cookie) except -1
     cpdef int put_meta(self, bytes key, bytes value, object cookie) except -1
     cpdef int count(self, int outcome, int64_t n) noexcept
     cpdef uint64_t add_event(self, bytes line) except? 0
@@ -56,21 +62,3 @@ cdef class Spool:
     cdef int _take_cookies(self, fr_batch* batch, list accepted, list settled) except -1
     cdef int _keep_settles(self, fr_batch* batch, list accepted) except -1
     cdef int _release(self, fr_op* op, bint committed) except -1
-
-
-cdef class Scan:
-    cdef Spool _spool
-    cdef MDB_txn* _txn
-    cdef MDB_cursor* _messages
-    cdef MDB_cursor* _states
-    cdef MDB_val _message_key, _message_value, _state_key, _state_value
-    cdef bint _state_there, _positioned
-    cdef uint64_t msgid                # of the message next() came to
-    cdef const char* record            # valid until the next call
-    cdef size_t record_length
-    cdef const char* state             # NULL: it has none
-    cdef size_t state_length
-
-    cdef bint next(self) except -1 nogil
-    cpdef int renew(self) except -1
-    cpdef int close(self) except -1

@@ -1,31 +1,30 @@
 """The spool of one worker: group commit of content and records, and reading them back.
-
-What it is: operations (messages, states, deletions, counts, event lines) collect in an open batch on the loop thread; the committer
-(committer.h), a thread that never needs the interpreter, makes one batch after the other durable; the loop is told by an eventfd and
-calls `on_commit`. While one batch is at the committer the next one collects: the slower the disk, the larger the groups.
+ What it is: operations (messages, states, deletions, counts, event lines) collect in an open batch on the loop
+thread; the committer (committer.h), a thread that never needs the interpreter, makes one batch after the other
+durable; the loop is told by an eventfd and calls `on_commit`. While one batch is at the committer the next one
+collects: the slower the disk, the larger the groups.
 
 Why no crash loses or repeats anything. Steps of one batch, and what is found after a crash right behind each:
 
-    | step                                   | found at the next start                                                     |
-    |----------------------------------------|-----------------------------------------------------------------------------|
-    | operations in the open batch           | nothing; no 250 was sent, no outcome was reported                           |
-    | content appended to the segment        | a tail no record points to: garbage, goes with its segment                  |
-    | segment synced (fdatasync)             | the same                                                                    |
-    | LMDB transaction filled                | the same; LMDB shows the transaction before                                 |
-    | its pages synced, meta page not        | the same                                                                    |
-    | meta page synced: committed            | all of the batch: its content was synced before. The client that had no 250 |
-    |                                        | yet sends it again, as SMTP has it (RFC 5321 section 4.2.5)                 |
-    | event lines appended to the log        | the rows are still there: the lines are written again, same keys            |
-    | loop told: 250, outcomes               | all of it                                                                   |
-    | log synced, rows taken out by a later  | all of it; a row goes only in a commit after the sync of its line           |
-    | batch                                  |                                                                             |
-    | segment or file removed                | nothing pointed to it in the commit before. A removal that was forgotten is |
-    |                                        | made at the next start                                                      |
-
-A failed sync is never taken for done the second time. A segment that failed is given up; its accepts get the error. LMDB writes every
-page of a transaction anew when the transaction is tried again, and the pages of earlier ones were synced. If the write of a meta page
-fails, LMDB refuses service (MDB_PANIC) and nobody knows if the batch is there: the environment is opened anew (lmdb.pyx says why that is
-sound), and the number of its last batch tells.
+    step                                    what is found at the next start
+    ----                                    -------------------------------
+    operations in the open batch            nothing; no 250 was sent, no outcome was reported
+    content appended to the segment         a tail no record points to: garbage, goes with its segment
+    segment synced (fdatasync)              the same
+    LMDB transaction filled                 the same; LMDB shows the transaction before
+    its pages synced, meta page not         the same
+    meta page synced: committed             all of the batch: its content was synced before. A client that had no 250 yet
+                                            sends it again, as SMTP has it (RFC 5321 section 4.2.5)
+    event lines appended to the log         the rows are still there: the lines are written again, same keys
+    loop told: 250, outcomes                all of it
+    log synced                              all of it; the rows are still there
+    rows taken out by a later batch         all of it: a row goes only in a commit after the sync of its line
+    segment or file removed                 nothing pointed to it in the commit before; a removal that was forgotten is
+                                            made at the next start
+ A failed sync is never taken for done the second time. A segment that failed is given up; its accepts get the error.
+LMDB writes every page of a transaction anew when the transaction is tried again, and the pages of earlier ones were
+synced. If the write of a meta page fails, LMDB refuses service (MDB_PANIC) and nobody knows if the batch is there:
+the environment is opened anew (lmdb.pyx says why that is sound), and the number of its last batch tells.
 
 Known faults: reading records waits for the disk when LMDB's page is not cached.
 """
@@ -50,7 +49,6 @@ from fastrelay._core.committer cimport (
     FR_PUT,
     FR_PUT_FILE,
     FR_STATE,
-    FR_STEPS,
     FR_TIMINGS,
     fr_batch_clear,
     fr_batch_drop_accept_events,
@@ -61,8 +59,8 @@ from fastrelay._core.committer cimport (
     fr_committer_free,
     fr_committer_new,
     fr_crc_setup,
-    fr_from_key,
     fr_place,
+    fr_poke,
     fr_read_place,
     fr_start,
     fr_state_row,
@@ -77,26 +75,12 @@ from fastrelay._core.committer cimport (
     pthread_mutex_unlock,
 )
 from fastrelay._core.content cimport Contents, LargeFile
-from fastrelay._core.lmdb cimport (
-    MDB_FIRST,
-    MDB_NEXT,
-    MDB_NOTFOUND,
-    MDB_RDONLY,
-    MDB_SET_RANGE,
-    check,
-    mdb_cursor_close,
-    mdb_cursor_get,
-    mdb_cursor_open,
-    mdb_cursor_renew,
-    mdb_get,
-    mdb_txn_abort,
-    mdb_txn_begin,
-    mdb_txn_renew,
-    mdb_txn_reset,
-)
+from fastrelay._core.lmdb cimport MDB_NOTFOUND, MDB_val, check, mdb_get
+from fastrelay._core.scan cimport Scan
 
 import os
 import select
+import threading
 
 fr_crc_setup()
 
@@ -105,8 +89,8 @@ BATCH_OPERATIONS = 65_536           # bounds of the open batch: beyond them put_
 KEPT_BYTES = 8 << 20                # memory of a batch that is kept for the next one
 RETRY_SECONDS = 1.0                 # between attempts after a failed settle
 STEPS = (
-    "none", "segment_open", "folder_sync", "content_write", "content_half", "content_sync", "large_sync", "begin", "put", "commit",
-    "committed", "log_write", "log_half", "done", "log_sync", "unlink",
+    "none", "segment_open", "folder_sync", "content_write", "content_half", "content_sync", "large_sync", "begin",
+    "put", "commit", "committed", "log_write", "log_half", "done", "log_sync", "unlink",
 )
 
 
@@ -122,8 +106,8 @@ cdef class Spool:
 
     loop       call_soon, call_later, add_reader, remove_reader
     on_commit  called with (cookies, error) when a batch is through: its cookies other than None, in order. Error None: durable.
-               Else a SpoolError: nothing of these is there. Cookies of settles (put_state, delete_message) never get an error: what
-               could not be committed is kept and tried again.
+               Else a SpoolError: nothing of these is there. Cookies of settles (put_state, delete_message) never get
+               an error: what could not be committed is kept and tried again.
     """
 
     def __cinit__(self):
@@ -132,6 +116,7 @@ cdef class Spool:
         self._c = NULL
         self._running = NULL
         self._failed = NULL
+        self._log_fd = -1
         if self._open == NULL or self._spare == NULL:
             raise MemoryError
 
@@ -143,6 +128,8 @@ cdef class Spool:
         self._on_commit = on_commit
         self._submit_call = self._submit
         self._emptied = set()
+        self._log_fd = -1
+        self.walking = threading.Lock()
         self._refusals = {}
         self.accepting = True
         self.refusal = ""
@@ -153,6 +140,8 @@ cdef class Spool:
         self._start()
 
     def __dealloc__(self):
+        if self._log_fd >= 0:
+            close_descriptor(self._log_fd)
         for batch in (<size_t>self._open, <size_t>self._running, <size_t>self._failed, <size_t>self._spare):
             self._drop(batch)
         fr_committer_free(self._c)
@@ -198,30 +187,67 @@ cdef class Spool:
             self._c.counters[i] = row.counters[i]
         self._counters = [row.counters[i] for i in range(FR_COUNTERS)]
         self._next_id = max(row.next_id, <uint64_t>1, self._next_id)
+        if not self._first_id:
+            self._first_id = self._next_id
         self._next_event = max(row.next_event, <uint64_t>1, self._next_event)
+        if self._log_fd >= 0:
+            self._c.next_log_fd = os.dup(self._log_fd)
+            self._c.has_next_log = 1
         error = fr_start(self._c)
         if error:
             raise _error("start the committer", error, self.path, accept=False)
         self._loop.add_reader(self._c.completion, self._on_completion)
 
     def set_log_fd(self, int descriptor):
-        """Where event lines go from now on; the descriptor (opened for appending) is the spool's from then on. The old one is synced,
-        in the committer's thread, and closed."""
+        """Where event lines go from now on: a file opened for appending (the spool takes a copy of the descriptor),
+        or -1. Lines that went to the one before are synced first, in the committer's thread.
+        """
+        cdef int kept = self._log_fd
+        self._log_fd = os.dup(descriptor) if descriptor >= 0 else -1
+        if kept >= 0:
+            os.close(kept)
+        if self._c == NULL:
+            return
+        cdef int copy = os.dup(descriptor) if descriptor >= 0 else -1
         pthread_mutex_lock(&self._c.mutex)
-        if self._c.has_next_log:
+        if self._c.has_next_log and self._c.next_log_fd >= 0:
             close_descriptor(self._c.next_log_fd)
-        self._c.next_log_fd = descriptor
+        self._c.next_log_fd = copy
         self._c.has_next_log = 1
         pthread_mutex_unlock(&self._c.mutex)
-        self._poke()
+        fr_poke(self._c)
 
-    def _poke(self):
-        from_committer = self._running != NULL     # it looks by itself before its next batch
-        pthread_mutex_lock(&self._c.mutex)
-        self._c.poked = 1
-        pthread_mutex_unlock(&self._c.mutex)
-        if not from_committer:
-            fr_submit(self._c, NULL)
+    def _stop(self):
+        """End the threads and forget what they knew."""
+        if self._c == NULL:
+            return
+        fr_stop_janitor(self._c)
+        fr_stop_committer(self._c)
+        self._loop.remove_reader(self._c.completion)
+        fr_committer_free(self._c)
+        self._c = NULL
+
+    def _open_anew(self, size_t address):
+        """After MDB_PANIC: nobody knows if the batch was committed. Ask the environment, opened anew; once, for a
+        disk that is gone does not come back while the environment is open. What is in doubt stays unanswered or is
+        told 451, and is found at the next start.
+        """
+        cdef fr_batch* batch = <fr_batch*>address
+        cdef uint64_t number = batch.number
+        self._stop()
+        try:
+            with self.walking:
+                self.environment.reopen()
+            self._start()
+        except Exception as error:
+            self._stop()
+            self.dead = True
+            self.settle_blocked = True
+            self.unhealthy = f"{error}; the spool is out of service until the worker is started again"
+            self.refuse("dead", _error("commit", batch.settle_error, self.path, accept=True).reply)
+            return
+        if self._c.batch_number == number:
+            batch.accept_error = batch.settle_error = 0
 
     # ---- writing: all of these only add to the open batch ----
 
@@ -249,8 +275,9 @@ cdef class Spool:
         return self._next_id - 1
 
     cpdef int put_message(self, uint64_t msgid, bytes record, bytes content, object cookie) except -1:
-        """Accept a message: its content goes to a segment, its record (its place patched in) to LMDB; "accepted" grows by its
-        recipients. SpoolError if nothing may be accepted now."""
+        """Accept a message: its content goes to a segment, its record (its place patched in) to LMDB; "accepted"
+        grows by its recipients. SpoolError if nothing may be accepted now.
+        """
         self._may_accept(record)
         cdef fr_op* op = self._op(FR_PUT, msgid, cookie)
         Py_INCREF(record)
@@ -307,8 +334,11 @@ cdef class Spool:
         self._op(FR_DELETE, msgid, cookie)
         return 0
 
-    cpdef int move_content(self, uint64_t msgid, uint32_t segment, uint64_t offset, bytes content, object cookie) except -1:
-        """Copy a content forward; the record is pointed to the copy only if it still points to (segment, offset)."""
+    cpdef int move_content(self, uint64_t msgid, uint32_t segment, uint64_t offset, bytes content,
+                           object cookie) except -1:
+        """Copy a content forward; the record is pointed to the copy only if it still points to (segment, offset).
+        `cookie` is called with whether it was.
+        """
         cdef fr_op* op = self._op(FR_MOVE, msgid, cookie)
         Py_INCREF(content)
         op.content_owner = <void*>content
@@ -321,8 +351,9 @@ cdef class Spool:
         return 0
 
     cpdef int put_meta(self, bytes key, bytes value, object cookie) except -1:
-        """Put a small key of another part's (value None: delete it), with the next group commit. A settle: it is kept until it is
-        durable. Keys "state" and "tag" are the spool's own."""
+        """Put a small key of another part's (value None: delete it), with the next group commit. A settle: it is kept
+        until it is durable. Keys "state" and "tag" are the spool's own.
+        """
         if key in (b"state", b"tag"):
             raise ValueError("a key of the spool's own")
         cdef fr_op* op = self._op(FR_META, 0, cookie)
@@ -338,8 +369,9 @@ cdef class Spool:
         return 0
 
     cpdef int count(self, int outcome, int64_t n) noexcept:
-        """Add to a durable counter, with the next commit: 1 delivered, 2 failed, 3 expired, 4 suppressed, 5 removed. "accepted" (0) is
-        counted by put_message."""
+        """Add to a durable counter, with the next commit: 1 delivered, 2 failed, 3 expired, 4 suppressed, 5 removed.
+        "accepted" (0) is counted by put_message.
+        """
         if 0 <= outcome < FR_COUNTERS:
             self._open.counts[outcome] += n
             self._open.counted = 1
@@ -372,7 +404,8 @@ cdef class Spool:
             length += 1
         head[length] = c'"'
         head[length + 1] = c","
-        if fr_batch_event(self._open, sequence, of_accept, head, length + 2, PyBytes_AS_STRING(line), PyBytes_GET_SIZE(line)):
+        if fr_batch_event(self._open, sequence, of_accept, head, length + 2, PyBytes_AS_STRING(line),
+                          PyBytes_GET_SIZE(line)):
             raise MemoryError
         self._next_event += 1
         self._schedule()
@@ -382,7 +415,7 @@ cdef class Spool:
 
     def _submit(self):
         self._scheduled = False
-        if self._running != NULL or self._failed != NULL or fr_batch_empty(self._open) or self.closed:
+        if self._running != NULL or self._failed != NULL or fr_batch_empty(self._open) or self._c == NULL:
             return
         self._running = self._open
         self._open = self._spare
@@ -397,7 +430,7 @@ cdef class Spool:
     def _on_completion(self):
         cdef uint64_t times
         cdef fr_batch* batch
-        if read(self._c.completion, &times, sizeof(times)) < 0:
+        if self._c == NULL or read(self._c.completion, &times, sizeof(times)) < 0:
             return
         batch = fr_take_finished(self._c)
         if batch == NULL:
@@ -411,12 +444,14 @@ cdef class Spool:
         cdef fr_batch* batch = <fr_batch*>address
         cdef list accepted = [], settled = []
         error = None
+        if batch.panic:
+            self._open_anew(address)
         if batch.accept_error:
             error = _error(STEPS[batch.accept_step], batch.accept_error, self.path, accept=True)
         if batch.settle_error:
             self._keep_settles(batch, accepted)
-            self._block(batch.settle_step, batch.settle_error)
             self._failed = batch
+            self._block(batch.settle_step, batch.settle_error)
             self._spare = <fr_batch*>calloc(1, sizeof(fr_batch)) if self._spare == NULL else self._spare
         else:
             self._counters = [self._c.counters[i] for i in range(FR_COUNTERS)]
@@ -444,8 +479,10 @@ cdef class Spool:
         cdef bint failed = batch.accept_error != 0
         for i in range(batch.n):
             op = &batch.ops[i]
-            if op.cookie != NULL:
-                if failed and op.kind in (FR_PUT, FR_PUT_FILE, FR_MOVE):
+            if op.cookie != NULL and op.kind == FR_MOVE:
+                self._loop.call_soon(<object>op.cookie, not failed and op.done)
+            elif op.cookie != NULL:
+                if failed and op.kind in (FR_PUT, FR_PUT_FILE):
                     accepted.append(<object>op.cookie)
                 else:
                     settled.append(<object>op.cookie)
@@ -482,7 +519,9 @@ cdef class Spool:
             if op.kind in (FR_PUT, FR_PUT_FILE):
                 gone.add(op.msgid)
             if op.kind in (FR_PUT, FR_PUT_FILE, FR_MOVE) or (op.kind in (FR_STATE, FR_DELETE) and op.msgid in gone):
-                if op.cookie != NULL:
+                if op.cookie != NULL and op.kind == FR_MOVE:
+                    self._loop.call_soon(<object>op.cookie, False)
+                elif op.cookie != NULL:
                     accepted.append(<object>op.cookie)
                 self._release(op, False)
             else:
@@ -495,6 +534,8 @@ cdef class Spool:
         return 0
 
     def _block(self, int step, int code):
+        if self.dead:
+            return
         error = _error(STEPS[step], code, self.path, accept=False)
         self.settle_blocked = True
         self.unhealthy = str(error)
@@ -510,14 +551,16 @@ cdef class Spool:
 
     def _retry(self):
         self._retry_timer = None
-        if self._failed == NULL or self._running != NULL:
+        if self._failed == NULL or self._running != NULL or self._c == NULL:
             return
         self._running = self._failed
         self._failed = NULL
         self._hand_over(FR_ID_RESERVE)
 
     def _refuse_after(self, error):
-        """Accept nothing for a while: until the disk check finds room, or until the next try."""
+        """Accept nothing for a while: until the next try."""
+        if self.dead:
+            return
         self.refuse("error", error.reply)
         self.unhealthy = str(error)
         self._loop.call_later(RETRY_SECONDS, self.allow, "error")
@@ -538,6 +581,8 @@ cdef class Spool:
         """Hand segments with nothing live back to be removed, once no read of them is under way."""
         cdef list ids
         cdef size_t i
+        if self._c == NULL:
+            return
         pthread_mutex_lock(&self._c.mutex)
         ids = [self._c.emptied[i] for i in range(self._c.n_emptied)]
         self._c.n_emptied = 0
@@ -560,11 +605,13 @@ cdef class Spool:
             self._remove(segment)
 
     def drain(self):
-        """Wait until nothing is under way or open (tests, and the end): the loop stands still meanwhile. False if settles fail."""
+        """Wait until nothing is under way or open (tests, and the end): the loop stands still meanwhile. False if
+        settles fail.
+        """
         while True:
             self._submit()
             if self._running == NULL:
-                return self._failed == NULL
+                return self._failed == NULL and self._c != NULL
             select.select([self._c.completion], [], [])
             self._on_completion()
 
@@ -572,11 +619,14 @@ cdef class Spool:
         """Commit what is open, sync the log, stop the threads, close the environment. Waits for the disk."""
         if self.closed:
             return
+        self.refuse("closed", _error("accept", 11, self.path, accept=True).reply)         # EAGAIN
+        if self.care is not None:
+            self.care.stop()
         clean = self.drain()
         if self._retry_timer is not None:
             self._retry_timer.cancel()
-        fr_stop_janitor(self._c)
         if clean:
+            fr_stop_janitor(self._c)
             self._open.last = self._open.counted = 1
             self._running = self._open
             self._open = self._spare
@@ -585,12 +635,13 @@ cdef class Spool:
             select.select([self._c.completion], [], [])
             self._on_completion()
         self.closed = True
-        fr_stop_committer(self._c)
-        self._loop.remove_reader(self._c.completion)
-        fr_committer_free(self._c)
-        self._c = NULL
+        self._stop()
+        if self._log_fd >= 0:
+            os.close(self._log_fd)
+            self._log_fd = -1
         self.contents.close()
-        self.environment.close()
+        with self.walking:
+            self.environment.close()
 
     # ---- reading ----
 
@@ -617,8 +668,9 @@ cdef class Spool:
             self.environment.end_read()
 
     cpdef bytes read_content(self, bytes record, uint64_t msgid=0):
-        """Content that `record` (from get_record) points to, checked against its sum; None if that would wait for the disk.
-        DamagedContent."""
+        """Content that `record` (from get_record) points to, checked against its sum; None if that would wait for the
+        disk. DamagedContent.
+        """
         cdef fr_place place
         self._place(record, msgid, &place)
         return self.contents.read(place.segment, place.offset, place.length, place.crc, msgid)
@@ -631,7 +683,9 @@ cdef class Spool:
         return 0
 
     def open_content(self, bytes record, uint64_t msgid):
-        """(descriptor, offset, length) for reading in pieces; the descriptor is the caller's. Not checked. DamagedContent."""
+        """(descriptor, offset, length) for reading in pieces; the descriptor is the caller's. Not checked.
+        DamagedContent.
+        """
         cdef fr_place place
         self._place(record, msgid, &place)
         if place.segment == FR_OWN_FILE:
@@ -652,8 +706,13 @@ cdef class Spool:
         return self.contents.large_file()
 
     def scan(self):
-        """A walk over all messages, for the start."""
-        return Scan(self)
+        """A Scan over the messages that were there at the opening."""
+        return Scan(self.environment, self._first_id)
+
+    def housekeep(self, reserve_bytes=None):
+        """Look at the free room now; with `reserve_bytes` other than so far, if given (SpoolOptions)."""
+        if self.care is not None:
+            self.care.look(reserve_bytes)
 
     # ---- figures ----
 
@@ -665,7 +724,7 @@ cdef class Spool:
     @property
     def ready(self):
         """Whether the count of live content, made at the start, is through."""
-        return bool(self._c.ready)
+        return self._c != NULL and self._c.ready != 0
 
     @property
     def committer_seconds(self):
@@ -675,6 +734,8 @@ cdef class Spool:
     def figures(self):
         """Counts since the start, and what the segments hold."""
         cdef size_t i
+        if self._c == NULL:
+            return {}
         pthread_mutex_lock(&self._c.mutex)
         try:
             return {
@@ -694,19 +755,23 @@ cdef class Spool:
             pthread_mutex_unlock(&self._c.mutex)
 
     def segments(self):
-        """[(id, size, live messages, live bytes, active)]"""
+        """[(id, size, live bytes, live messages, still appended to)]"""
         cdef size_t i
         found = []
+        if self._c == NULL:
+            return found
         pthread_mutex_lock(&self._c.mutex)
         for i in range(self._c.segments.n):
             row = self._c.segments.rows[i]
-            found.append((row.id, row.size, row.live, row.live_bytes, bool(row.active)))
+            found.append((row.id, row.size, row.live_bytes, row.live, bool(row.active)))
         pthread_mutex_unlock(&self._c.mutex)
         return found
 
     def drain_timings(self):
         """[(seconds, operations)] of the group commits since the last call; the newest 512 at most."""
         cdef unsigned int i, n
+        if self._c == NULL:
+            return []
         pthread_mutex_lock(&self._c.mutex)
         n = min(self._c.n_timings, <unsigned int>FR_TIMINGS)
         found = [(self._c.timings[i].seconds, self._c.timings[i].operations) for i in range(n)]
@@ -727,89 +792,3 @@ cdef class Spool:
         self._c.fault_after[at] = after
         self._c.fault_times[at] = times + 1 if times else 0
         self._c.fault_errno[at] = code
-
-
-@cython.final
-cdef class Scan:
-    """A walk over messages and their states in order of their ids. Call renew() between slices of a few milliseconds: a read
-    transaction that stays open keeps LMDB from using old pages again. In nogil code: next(), then the fields."""
-
-    def __cinit__(self, Spool spool):
-        self._spool = spool
-        self._txn = NULL
-        check(mdb_txn_begin(spool.environment.env, NULL, MDB_RDONLY, &self._txn), "begin a read transaction", spool.path)
-        check(mdb_cursor_open(self._txn, spool.environment.handle("msg"), &self._messages), "open a cursor", spool.path)
-        check(mdb_cursor_open(self._txn, spool.environment.handle("st"), &self._states), "open a cursor", spool.path)
-        self.msgid = 0
-
-    def __dealloc__(self):
-        self.close()
-
-    cpdef int close(self) except -1:
-        """End the walk."""
-        if self._messages != NULL:
-            mdb_cursor_close(self._messages)
-        if self._states != NULL:
-            mdb_cursor_close(self._states)
-        if self._txn != NULL:
-            mdb_txn_abort(self._txn)
-        self._messages = self._states = NULL
-        self._txn = NULL
-        return 0
-
-    cpdef int renew(self) except -1:
-        """Go on in a new read transaction, behind the message that came last."""
-        if self._txn == NULL:
-            return 0
-        mdb_txn_reset(self._txn)
-        check(mdb_txn_renew(self._txn), "begin a read transaction", self._spool.path)
-        check(mdb_cursor_renew(self._txn, self._messages), "renew a cursor", self._spool.path)
-        check(mdb_cursor_renew(self._txn, self._states), "renew a cursor", self._spool.path)
-        self._positioned = False
-        return 0
-
-    cdef bint next(self) except -1 nogil:
-        """Whether there is another message; the fields tell which."""
-        cdef uint64_t key_octets
-        cdef int code
-        if self._txn == NULL:
-            return False
-        if self._positioned:
-            code = mdb_cursor_get(self._messages, &self._message_key, &self._message_value, MDB_NEXT)
-        else:
-            key_octets = fr_to_key(self.msgid + 1)
-            self._message_key.mv_size = self._state_key.mv_size = 8
-            self._message_key.mv_data = self._state_key.mv_data = &key_octets
-            code = mdb_cursor_get(self._states, &self._state_key, &self._state_value, MDB_SET_RANGE)
-            self._state_there = code == 0
-            if code == 0 or code == MDB_NOTFOUND:
-                code = mdb_cursor_get(self._messages, &self._message_key, &self._message_value, MDB_SET_RANGE)
-            self._positioned = True
-        while code == 0 and (self._message_key.mv_size != 8 or self._message_value.mv_size < FR_HEAD):
-            code = mdb_cursor_get(self._messages, &self._message_key, &self._message_value, MDB_NEXT)
-        if code:
-            self._positioned = False
-            if code != MDB_NOTFOUND:
-                with gil:
-                    check(code, "walk", self._spool.path)
-            return False
-        self.msgid = fr_from_key(self._message_key.mv_data)
-        self.record = <const char*>self._message_value.mv_data
-        self.record_length = self._message_value.mv_size
-        self.state = NULL
-        self.state_length = 0
-        while self._state_there and fr_from_key(self._state_key.mv_data) < self.msgid:
-            self._state_there = mdb_cursor_get(self._states, &self._state_key, &self._state_value, MDB_NEXT) == 0
-        if self._state_there and fr_from_key(self._state_key.mv_data) == self.msgid:
-            self.state = <const char*>self._state_value.mv_data
-            self.state_length = self._state_value.mv_size
-        return True
-
-    def slice(self, Py_ssize_t limit=1000):
-        """The next messages, at most `limit`: [(id, record, state or None)]; [] at the end. Renews."""
-        found = []
-        self.renew()
-        while len(found) < limit and self.next():
-            state = None if self.state == NULL else PyBytes_FromStringAndSize(self.state, <Py_ssize_t>self.state_length)
-            found.append((self.msgid, PyBytes_FromStringAndSize(self.record, <Py_ssize_t>self.record_length), state))
-        return found

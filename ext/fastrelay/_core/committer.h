@@ -1,7 +1,7 @@
 /* The committer: a thread that makes batches durable, one after the other.
  *
- * It never needs the interpreter, so it is a plain thread: the loop hands a batch over under a mutex, and is woken by an eventfd.
- * commit.pyx holds the argument why no crash loses anything; it reads this file from top to bottom.
+ * It never needs the interpreter, so it is a plain thread: the loop hands a batch over under a mutex, and is woken by
+ * an eventfd. commit.pyx holds the argument why no crash loses anything; it reads this file from top to bottom.
  */
 #ifndef FASTRELAY_COMMITTER_H
 #define FASTRELAY_COMMITTER_H
@@ -88,6 +88,45 @@ static inline int fr_sweep(fr_committer *c, int folder, int (*sweep)(fr_committe
     struct dirent *entry;
     while (!error && (entry = readdir(names))) if (entry->d_name[0] != '.') error = sweep(c, entry->d_name);
     closedir(names);
+    return error;
+}
+
+/* ---- for the compactor: what is live in some segments ---- */
+
+typedef struct { uint64_t msgid, offset, length; uint32_t segment, crc; } fr_found;
+
+/* Looks at FR_SLICE_RECORDS records behind *last. `segments` is sorted. Gives what it found, and in *last how far it
+ * came: 0 at the end. */
+static inline int fr_find(MDB_env *env, MDB_dbi messages, const uint32_t *segments, int n, uint64_t *last, fr_found *found,
+                          size_t *n_found) {
+    MDB_txn *txn;
+    MDB_cursor *cursor = NULL;
+    uint64_t key_octets = fr_to_key(*last + 1);
+    MDB_val key = {8, &key_octets}, value;
+    int error = mdb_txn_begin(env, NULL, MDB_RDONLY, &txn), seen = 0;
+    *n_found = 0;
+    if (error) return error;
+    error = mdb_cursor_open(txn, messages, &cursor);
+    if (!error) error = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+    for (; !error && seen < FR_SLICE_RECORDS; seen++) {
+        fr_place place = {0};
+        *last = fr_from_key(key.mv_data);
+        if (value.mv_size >= FR_HEAD) fr_read_place(&place, value.mv_data);
+        int low = 0, high = n;
+        while (low < high) {
+            int middle = (low + high) / 2;
+            if (segments[middle] < place.segment) low = middle + 1;
+            else high = middle;
+        }
+        if (low < n && segments[low] == place.segment) {
+            fr_found one = {*last, place.offset, place.length, place.segment, place.crc};
+            found[(*n_found)++] = one;
+        }
+        error = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    }
+    if (cursor) mdb_cursor_close(cursor);
+    mdb_txn_abort(txn);
+    if (error == MDB_NOTFOUND) { *last = 0; error = 0; }
     return error;
 }
 
@@ -200,6 +239,14 @@ static inline void fr_submit(fr_committer *c, fr_batch *batch) {
     pthread_mutex_unlock(&c->mutex);
 }
 
+/* Have it look at the log. */
+static inline void fr_poke(fr_committer *c) {
+    pthread_mutex_lock(&c->mutex);
+    c->poked = 1;
+    pthread_cond_signal(&c->wake_committer);
+    pthread_mutex_unlock(&c->mutex);
+}
+
 static inline fr_batch *fr_take_finished(fr_committer *c) {
     pthread_mutex_lock(&c->mutex);
     fr_batch *batch = c->finished;
@@ -279,7 +326,7 @@ static inline void fr_committer_free(fr_committer *c) {
     if (c->segments_folder >= 0) close(c->segments_folder);
     if (c->large_folder >= 0) close(c->large_folder);
     if (c->log_fd >= 0) close(c->log_fd);
-    if (c->has_next_log) close(c->next_log_fd);
+    if (c->has_next_log && c->next_log_fd >= 0) close(c->next_log_fd);
     if (c->completion >= 0) close(c->completion);
     pthread_mutex_destroy(&c->mutex);
     pthread_cond_destroy(&c->wake_committer);

@@ -19,6 +19,7 @@ cdef extern from "committer.h" nogil:
         FR_ID_RESERVE
         FR_TIMINGS
         FR_STEPS
+        FR_SLICE_RECORDS
 
     ctypedef struct fr_op:
         uint8_t kind
@@ -159,3 +160,13 @@ cdef extern from "committer.h" nogil:
     uint64_t fr_to_key(uint64_t)
     int pthread_mutex_lock(pthread_mutex_t*)
     int pthread_mutex_unlock(pthread_mutex_t*)
+
+    ctypedef struct fr_found:
+        uint64_t msgid
+        uint64_t offset
+        uint64_t length
+        uint32_t segment
+        uint32_t crc
+
+    int fr_find(MDB_env*, MDB_dbi, const uint32_t*, int, uint64_t*, fr_found*, size_t*)
+    void fr_poke(fr_committer*)

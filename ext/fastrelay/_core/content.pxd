@@ -44,7 +44,8 @@ cdef class Contents:
     cdef uint64_t _fresh_files
 
     cdef bytes read(self, uint32_t segment, uint64_t offset, uint64_t length, uint32_t crc, uint64_t msgid)
-    cdef int read_later(self, uint32_t segment, uint64_t offset, uint64_t length, uint32_t crc, uint64_t msgid, object callback) except -1
+    cdef int read_later(self, uint32_t segment, uint64_t offset, uint64_t length, uint32_t crc, uint64_t msgid,
+                        object callback) except -1
     cdef int file(self, uint32_t segment, uint64_t msgid) except -1
     cdef bint drop(self, uint32_t segment) except -1
 

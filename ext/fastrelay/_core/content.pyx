@@ -1,12 +1,11 @@
 """Reading stored content back, and files of their own for large content.
-
-What it is: content that is in the page cache is read at once on the loop thread (preadv2 with RWF_NOWAIT: it never waits for the disk);
-the rest is read by a few threads that never need the interpreter. Every content is checked against the sum in its record.
-
-A segment that is being read is pinned: it is removed after the reads. One that was removed because its content was copied forward gives
-DamagedContent with `moved` set: the record was an old one, get it again.
-
-Known faults: descriptors are kept for the 256 segments that were opened last; with more that are read in turns, each read opens one.
+ What it is: content that is in the page cache is read at once on the loop thread (preadv2 with RWF_NOWAIT: it never
+waits for the disk); the rest is read by a few threads that never need the interpreter. Every content is checked
+against the sum in its record.
+ A segment that is being read is pinned: it is removed after the reads. One that was removed because its content was
+copied forward gives DamagedContent with `moved` set: the record was an old one, get it again.
+ Known faults: descriptors are kept for the 256 segments that were opened last; with more that are read in turns, each
+read opens one.
 """
 
 cimport cython
@@ -15,7 +14,8 @@ from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport EAGAIN, EINTR, errno
 from libc.stdlib cimport calloc, free
 from posix.unistd cimport close as close_descriptor
-from posix.unistd cimport read, write
+from posix.unistd cimport read as read_descriptor
+from posix.unistd cimport write as write_descriptor
 
 import os
 import time
@@ -188,7 +188,7 @@ cdef class Contents:
 
     def _on_read(self):
         cdef uint64_t times
-        if read(self._readers.completion, &times, sizeof(times)) > 0:
+        if read_descriptor(self._readers.completion, &times, sizeof(times)) > 0:
             self._finish(True)
 
     def _finish(self, bint tell):
@@ -218,8 +218,9 @@ cdef class Contents:
 
 @cython.final
 cdef class LargeFile:
-    """A content that is streamed to a file of its own while it arrives. write() waits for the disk: call it in an executor's thread, one
-    call at a time. Then put_message_file(), or abort()."""
+    """A content that is streamed to a file of its own while it arrives. write() waits for the disk: call it in an
+    executor's thread, one call at a time. Then put_message_file(), or abort().
+    """
 
     def __cinit__(self, int folder, str name):
         self.descriptor = -1
@@ -248,7 +249,7 @@ cdef class LargeFile:
             raise ValueError("the file is closed")
         with nogil:
             while done < length and not error:
-                written = write(self.descriptor, start + done, length - done)
+                written = write_descriptor(self.descriptor, start + done, length - done)
                 if written >= 0:
                     done += <size_t>written
                 elif errno != EINTR:

@@ -1,7 +1,8 @@
 /* First part of a group commit: contents to the active segment, and to stable storage.
  *
- * A segment is appended to until it holds `segment_bytes`. After any failure it is given up: what its tail holds is not known any more,
- * and a sync that failed once can succeed the next time without having written anything. Its earlier content was synced before.
+ * A segment is appended to until it holds `segment_bytes`. After any failure it is given up: what its tail holds is
+ * not known any more, and a sync that failed once can succeed the next time without having written anything. Its
+ * earlier content was synced before.
  */
 #ifndef FASTRELAY_CONTENTS_H
 #define FASTRELAY_CONTENTS_H

@@ -1,7 +1,7 @@
 /* CRC-32C (Castagnoli, RFC 3720 appendix B.4) of stored content.
  *
- * With SSE4.2 eight octets at a time by the processor's own instruction (about 8 GB/s, one dependent chain), else by a table,
- * one octet at a time (about 0.4 GB/s). Both give the same sums, and tests hold them against each other.
+ * With SSE4.2 eight octets at a time by the processor's own instruction (about 8 GB/s, one dependent chain), else by
+ * a table, one octet at a time (about 0.4 GB/s). Both give the same sums, and tests hold them against each other.
  */
 #ifndef FASTRELAY_CRC32C_H
 #define FASTRELAY_CRC32C_H

@@ -14,7 +14,7 @@ cdef packed struct Header:
     uint32_t slots
     uint32_t clean                         # closed with nothing in flight
     char boot_id[40]
-    uint64_t power_mark
+    uint32_t power_lost                    # noted, and not recorded elsewhere yet
 
 
 cdef class Inflight:
@@ -25,15 +25,12 @@ cdef class Inflight:
     cdef int32_t* _next                    # chains: free slots, and the slots of one transaction
     cdef int32_t _free
     cdef int _descriptor
-    cdef dict _recovered                   # msgid -> slots found at the opening
+    cdef list _recovered                   # slots that were taken at the opening
     cdef readonly str path
     cdef readonly int slots
     cdef readonly int used
     cdef readonly bint power_lost          # the host went down since, and not cleanly
-    cdef readonly uint64_t power_mark      # messages below it may have been in flight when the host went down
 
     cdef int begin(self, uint64_t msgid, const uint16_t* recipients, int n) except -1
     cdef void clear(self, int handle) noexcept
-    cpdef int forget(self, uint64_t msgid) except -1
     cdef void _release(self, int32_t slot) noexcept
-    cdef int _settle_recovered(self, int handle) except -1

@@ -1,20 +1,15 @@
 """The in-flight file: which recipients' bodies are being handed to a socket right now.
-
-What it is: a mapped file of fixed slots of 32 octets, a message id and up to 11 recipient numbers each. A slot is taken before the last
-octet of a body is written and freed after the settle commit, so after the death of the process it names exactly the recipients whose
-outcome nobody knows (promise 3). Memory of the page cache outlives the process, so nothing is synced: 50 ns a transaction.
-
-After a power loss the slots tell nothing. Then every message that was accepted before may have been in flight: `power_mark` is the
-first id that was not, and stays in the file, since a message keeps its doubt until it was tried again.
-
-What was found at the opening stays in its slots until it is settled: when a later transaction of the same recipients is cleared, or by
-forget(). So a second crash before that forgets nothing.
-
-Known faults: a recipient that was found and then settled without a body (refused at RCPT, expired) keeps its slot until forget().
+ What it is: a mapped file of fixed slots of 32 octets, a message id and up to 11 recipient numbers each. A slot is
+taken before the last octet of a body is written and freed after the settle commit, so after the death of the process
+it names exactly the recipients whose outcome nobody knows (promise 3). Memory of the page cache outlives the process,
+so nothing is synced: 50 ns a transaction.
+ After a power loss the slots tell nothing: `power_lost` says so, and every recipient that was due has to be taken for
+in flight.
+ What was found at the opening stays in its slots, and a power loss stays noted, until clear_old(): call it when all
+of it is recorded where it lasts. So a second crash before that forgets nothing.
 """
 
 cimport cython
-from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset, strncmp
 from posix.mman cimport MAP_FAILED, MAP_SHARED, MS_SYNC, PROT_READ, PROT_WRITE, mmap, msync, munmap
@@ -44,14 +39,13 @@ cdef class Inflight:
     """The in-flight file at `path`, made when absent.
 
     boot_id  of this boot (/proc/sys/kernel/random/boot_id)
-    next_id  first message id that was not given out yet: the power mark, if the host went down
     """
 
-    def __cinit__(self, str path, *, str boot_id, uint64_t next_id, int slots=SLOTS):
+    def __cinit__(self, str path, *, str boot_id, int slots=SLOTS):
         self._descriptor = -1
         self._map = NULL
         self._next = NULL
-        self._recovered = {}
+        self._recovered = []
         self.path = path
         self.slots = slots
         self._length = HEADER_BYTES + <size_t>slots * sizeof(Slot)
@@ -59,7 +53,7 @@ cdef class Inflight:
         if self._next == NULL:
             raise MemoryError
         self._map_file()
-        self._adopt(boot_id.strip().encode("ascii"), next_id)
+        self._adopt(boot_id.strip().encode("ascii"))
 
     def __dealloc__(self):
         if self._map != NULL:
@@ -70,7 +64,8 @@ cdef class Inflight:
 
     def _map_file(self):
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        os.posix_fallocate(self._descriptor, 0, self._length)      # so that a full disk cannot kill us at a store (SIGBUS)
+        # All of it is allocated now: at a store to a hole, a full disk would kill us (SIGBUS).
+        os.posix_fallocate(self._descriptor, 0, self._length)
         cdef void* place = mmap(NULL, self._length, PROT_READ | PROT_WRITE, MAP_SHARED, self._descriptor, 0)
         if place == MAP_FAILED:
             raise OSError(f"{self.path}: it cannot be mapped")
@@ -78,18 +73,17 @@ cdef class Inflight:
         self._header = <Header*>self._map
         self._slots = <Slot*>(self._map + HEADER_BYTES)
 
-    def _adopt(self, bytes boot_id, uint64_t next_id):
+    def _adopt(self, bytes boot_id):
         """Find out what the slots mean, and mark the file as in use on this boot; that mark is synced."""
         cdef Header* header = self._header
         cdef bint known = memcmp(header.magic, <const char*>MAGIC, 8) == 0
         cdef bint same_boot = known and strncmp(header.boot_id, boot_id, 40) == 0
         cdef int32_t slot
-        self.power_lost = known and not same_boot and not header.clean
+        self.power_lost = known and (header.power_lost or (not same_boot and not header.clean))
         if not known:
             memset(self._map, 0, self._length)
             memcpy(header.magic, <const char*>MAGIC, 8)
-        if self.power_lost:
-            header.power_mark = max(header.power_mark, next_id)
+        header.power_lost = self.power_lost
         if not same_boot:
             memset(self._slots, 0, <size_t>self.slots * sizeof(Slot))
             memset(header.boot_id, 0, 40)
@@ -98,25 +92,35 @@ cdef class Inflight:
         header.clean = 0
         if msync(self._map, self._length, MS_SYNC) or os.fsync(self._descriptor) is not None:
             raise OSError(f"{self.path}: it cannot be synced")
-        self.power_mark = header.power_mark
         self._free = -1
         for slot in range(self.slots - 1, -1, -1):
             if self._slots[slot].msgid:
-                self._recovered.setdefault(self._slots[slot].msgid, []).append(slot)
+                self._recovered.append(slot)
                 self.used += 1
             else:
                 self._next[slot] = self._free
                 self._free = slot
 
     def list_all(self):
-        """[(msgid, [recipient numbers])] that were in flight when the last process on this boot died and are not settled yet."""
-        found = []
-        for msgid, slots in self._recovered.items():
-            numbers = set()
-            for slot in slots:
-                numbers.update(self._slots[<int>slot].numbers[i] for i in range(min(self._slots[<int>slot].recipients, PER_SLOT)))
-            found.append((msgid, sorted(numbers)))
-        return found
+        """[(msgid, [recipient numbers])] that were in flight when the last process on this boot died, until
+        clear_old().
+        """
+        cdef Slot* old
+        cdef int i
+        found = {}
+        for slot in self._recovered:
+            old = &self._slots[<int>slot]
+            numbers = found.setdefault(old.msgid, set())
+            for i in range(min(<int>old.recipients, <int>PER_SLOT)):
+                numbers.add(old.numbers[i])
+        return [(msgid, sorted(numbers)) for msgid, numbers in sorted(found.items())]
+
+    def clear_old(self):
+        """What was found at the opening, and a power loss, is recorded where it lasts: forget it here."""
+        for slot in self._recovered:
+            self._release(slot)
+        self._recovered = []
+        self._header.power_lost = 0
 
     cdef int begin(self, uint64_t msgid, const uint16_t* recipients, int n) except -1:
         """Take slots for `n` recipients of a message; gives the handle for clear(). InflightFull."""
@@ -143,8 +147,6 @@ cdef class Inflight:
     cdef void clear(self, int handle) noexcept:
         """Free the slots of a transaction: its outcome is committed, or no octet of it is in doubt."""
         cdef int32_t slot = handle, following
-        if self._recovered:
-            self._settle_recovered(handle)
         while slot >= 0:
             following = self._next[slot]
             self._release(slot)
@@ -155,40 +157,6 @@ cdef class Inflight:
         self._next[slot] = self._free
         self._free = slot
         self.used -= 1
-
-    cdef int _settle_recovered(self, int handle) except -1:
-        """What this transaction tried again is settled now: it is no longer in doubt."""
-        cdef int32_t slot = handle
-        cdef uint64_t msgid = self._slots[slot].msgid
-        cdef Slot* old
-        if msgid not in self._recovered:
-            return 0
-        tried = set()
-        while slot >= 0:
-            tried.update(self._slots[slot].numbers[i] for i in range(self._slots[slot].recipients))
-            slot = self._next[slot]
-        left = []
-        for slot in self._recovered[msgid]:
-            old = &self._slots[slot]
-            rest = [old.numbers[i] for i in range(min(old.recipients, PER_SLOT)) if old.numbers[i] not in tried]
-            if rest:
-                for i, number in enumerate(rest):
-                    old.numbers[<int>i] = number
-                old.recipients = <uint16_t>len(rest)
-                left.append(slot)
-            else:
-                self._release(slot)
-        if left:
-            self._recovered[msgid] = left
-        else:
-            del self._recovered[msgid]
-        return 0
-
-    cpdef int forget(self, uint64_t msgid) except -1:
-        """Free what was found of a message at the opening: all its recipients are settled, or it is gone."""
-        for slot in self._recovered.pop(msgid, ()):
-            self._release(slot)
-        return 0
 
     def begin_list(self, uint64_t msgid, recipients):
         """begin() for Python: a list of recipient numbers."""
@@ -209,7 +177,7 @@ cdef class Inflight:
         """Unmap. With nothing in flight the file is marked clean, and synced: a reboot after it is no power loss."""
         if self._map == NULL:
             return
-        if self.used == 0:
+        if self.used == 0 and not self._header.power_lost:
             self._header.clean = 1
             msync(self._map, self._length, MS_SYNC)
             os.fsync(self._descriptor)

@@ -1,4 +1,5 @@
-/* Slow work that no commit waits for, in a thread of its own: syncing the log once a second, removing files nobody points to. */
+/* Slow work that no commit waits for, in a thread of its own: syncing the log once a second, removing files nobody
+ * points to. */
 #ifndef FASTRELAY_JANITOR_H
 #define FASTRELAY_JANITOR_H
 

@@ -1,32 +1,33 @@
 /* Third part of a group commit: event lines to the log file.
  *
- * The rows in LMDB are the truth, the log is for reading. A line is written after its commit, and its row is taken out only after
- * the log was synced; so after a crash lines can stand twice in the log (same key), and none is missing. If the log cannot be
- * written (its disk is full), it falls behind: the rows stay, and lines are taken from them once it can.
+ * The rows in LMDB are the truth, the log is for reading. A line is written after its commit, and its row is taken
+ * out only after the log was synced; so after a crash lines can stand twice in the log (same key), and none is
+ * missing. If the log cannot be written (its disk is full), it falls behind: the rows stay, and lines are taken from
+ * them once it can.
  */
 #ifndef FASTRELAY_JOURNAL_H
 #define FASTRELAY_JOURNAL_H
 
 #include "spoolstate.h"
 
-/* Append whole lines; a part that was written before an error is taken back. */
+/* Append whole lines. After a part of a line was written, the next append begins with a line end: other spools of
+ * this worker may append to the same file, so nothing is taken back. Readers skip a line that is no JSON. */
 static inline int fr_log_append(fr_committer *c, const char *lines, size_t length) {
-    struct stat before;
     size_t done = 0;
     int error = fr_step(c, FR_STEP_LOG_WRITE);
-    if (!error && fstat(c->log_fd, &before)) error = errno;
+    if (!error && c->log_torn && write(c->log_fd, "\n", 1) != 1) error = ENOSPC;
     if (error) return error;
-    if (__builtin_expect(c->crash_at == FR_STEP_LOG_HALF, 0)) {
-        if (write(c->log_fd, lines, length / 2) >= 0) fr_step(c, FR_STEP_LOG_HALF);
-        if (ftruncate(c->log_fd, before.st_size)) return errno;
+    c->log_torn = 0;
+    if (__builtin_expect(c->crash_at == FR_STEP_LOG_HALF, 0) && write(c->log_fd, lines, length / 2) >= 0) {
+        c->log_torn = 1;
+        fr_step(c, FR_STEP_LOG_HALF);
     }
     while (done < length) {
         ssize_t written = write(c->log_fd, lines + done, length - done);
         if (written < 0) {
             if (errno == EINTR) continue;
-            error = errno;
-            if (done && ftruncate(c->log_fd, before.st_size)) return error;
-            return error;
+            c->log_torn = done && lines[done - 1] != '\n';
+            return errno;
         }
         done += (size_t)written;
     }
@@ -88,6 +89,7 @@ static inline void fr_log_switch(fr_committer *c) {
     if (has_next) {
         if (c->log_fd >= 0) close(c->log_fd);              /* under the mutex: the janitor takes a copy of it there */
         c->log_fd = c->next_log_fd;
+        c->log_torn = 0;
         c->has_next_log = 0;
     }
     c->log_behind = 1;

@@ -69,6 +69,7 @@ cdef class Environment:
     cdef MDB_env* env
     cdef MDB_txn* _reader                  # one read transaction, reset between uses
     cdef readonly str path
+    cdef readonly object scans             # walks that are open: ended before the environment is closed
     cdef readonly uint64_t map_bytes
     cdef unsigned int _max_readers
     cdef dict _handles                     # name of a database -> its handle

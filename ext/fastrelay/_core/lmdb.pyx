@@ -1,23 +1,25 @@
 """Thin binding to liblmdb: environments with named databases.
-
-What it is: what the spool and the supervisor's own store need of LMDB and no more. Each Python call is one short transaction; a
-group commit of the spool does not come this way but through one nogil call (committer.h) on the same environment.
-
-Rules it keeps (DESIGN section 4): a fixed sparse map that is never resized; no environment opened twice in one process (LMDB would
-drop the first one's locks when the second closes); read transactions are short, so that old pages can be used again; slots of
-readers that died are cleared at every opening.
-
-Trust in what is on disk: before an environment is opened, both meta pages are read, written back unchanged and synced. After a
-failed sync the page cache may show a meta page that the disk does not hold; once this rewrite succeeded, they are the same again, so
-opening anew after such a failure is sound (data pages are always synced before the meta page that points to them).
-
-Known faults: a read that misses the page cache waits for the disk. A calling thread is one thread: not for use from several.
+ What it is: what the spool and the supervisor's own store need of LMDB and no more. Each Python call is one short
+transaction; a group commit of the spool does not come this way but through one nogil call (committer.h) on the same
+environment.
+ Rules it keeps (DESIGN section 4): a fixed sparse map that is never resized; no environment opened twice in one
+process (LMDB would drop the first one's locks when the second closes); read transactions are short, so that old pages
+can be used again; slots of readers that died are cleared at every opening.
+ Trust in what is on disk: before an environment is opened, both meta pages are read, written back unchanged and
+synced. After a failed sync the page cache may show a meta page that the disk does not hold; once this rewrite
+succeeded, they are the same again, so opening anew after such a failure is sound (data pages are always synced before
+the meta page that points to them).
+ Known faults: a read that misses the page cache waits for the disk. A calling thread is one thread: not for use from
+several.
 """
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
 import os
+import weakref
+
+from fastrelay.errors import FastrelayError
 
 DATA_FILE = "data.mdb"
 MAP_BYTES = 64 << 30
@@ -28,8 +30,10 @@ SLICE = 1000
 _open_environments = {}
 
 
-class LmdbError(Exception):
-    """An operation of LMDB failed. `code`: errno, or LMDB's own negative number; `operation`: what was tried; `path`: the folder."""
+class LmdbError(FastrelayError):
+    """An operation of LMDB failed. `code`: errno, or LMDB's own negative number; `operation`: what was tried; `path`:
+    the folder.
+    """
 
     def __init__(self, operation, code, path):
         self.operation = operation
@@ -78,6 +82,7 @@ cdef class Environment:
         self.env = NULL
         self._reader = NULL
         self._identity = None
+        self.scans = weakref.WeakSet()
         self.path = os.path.abspath(path)
         self.map_bytes = map_bytes
         self._max_readers = max_readers
@@ -145,11 +150,15 @@ cdef class Environment:
 
     def close(self):
         """Close; no transaction may be open. Twice is harmless."""
+        for scan in list(self.scans):
+            scan.close()
         self._shut()
 
     cpdef int reopen(self) except -1:
-        """Close and open again, as after MDB_PANIC: the caller has ended every transaction and cursor. Raises as opening does."""
-        self._shut()
+        """Close and open again, as after MDB_PANIC: the caller has ended every transaction and cursor. Raises as
+        opening does.
+        """
+        self.close()
         return self._open()
 
     cdef MDB_dbi handle(self, str name) except? 0:
@@ -180,8 +189,9 @@ cdef class Environment:
             self.end_read()
 
     def items(self, str database, bytes start=b"", Py_ssize_t limit=SLICE):
-        """At most `limit` (key, value) pairs in order of their keys, from the first key >= start. For the next slice pass the last
-        key + b"\\0"."""
+        """At most `limit` (key, value) pairs in order of their keys, from the first key >= start. For the next slice
+        pass the last key + b"\\0".
+        """
         cdef MDB_txn* txn = self.begin_read()
         cdef MDB_cursor* cursor = NULL
         cdef MDB_val key = _value(start)
@@ -219,7 +229,9 @@ cdef class Environment:
         self.write([(database, key, None) for key in keys])
 
     def write(self, changes):
-        """Put (database, key, value) or delete (value None), over several databases, all or none; synced when this returns."""
+        """Put (database, key, value) or delete (value None), over several databases, all or none; synced when this
+        returns.
+        """
         cdef MDB_txn* txn = NULL
         cdef MDB_val key, value
         cdef int code
@@ -266,7 +278,9 @@ cdef class Environment:
 
 
 def rewrite_meta(str path):
-    """Write both meta pages back as they are read, and sync (the module's text says why). LmdbError when they are no meta pages."""
+    """Write both meta pages back as they are read, and sync (the module's text says why). LmdbError when they are no
+    meta pages.
+    """
     cdef Py_ssize_t page = os.sysconf("SC_PAGESIZE")
     descriptor = os.open(os.path.join(path, DATA_FILE), os.O_RDWR | os.O_CLOEXEC)
     try:

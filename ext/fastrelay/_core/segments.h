@@ -1,7 +1,7 @@
 /* Live content per segment file: how many messages and octets in it a record still points to.
  *
- * Rows are kept sorted by segment id; ids only grow, so a new row goes to the end. The committer owns the table and changes it
- * under its mutex, after a commit succeeded; other threads copy from it under the same mutex.
+ * Rows are kept sorted by segment id; ids only grow, so a new row goes to the end. The committer owns the table and
+ * changes it under its mutex, after a commit succeeded; other threads copy from it under the same mutex.
  */
 #ifndef FASTRELAY_SEGMENTS_H
 #define FASTRELAY_SEGMENTS_H

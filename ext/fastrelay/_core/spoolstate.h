@@ -85,6 +85,7 @@ typedef struct {
     int64_t counters[FR_COUNTERS];
     int64_t transaction_counters[FR_COUNTERS];
     int log_fd;
+    int log_torn;                                    /* it ends inside a line */
     int log_behind;                                  /* lines are to be taken from the rows in LMDB */
     uint64_t log_written;                            /* sequence of the last line in the log */
     pthread_t committer, janitor;

@@ -29,8 +29,8 @@ static inline int fr_put_record(fr_committer *c, fr_transaction *t, fr_op *op) {
     return 0;
 }
 
-/* Delete a message and its state; its content becomes garbage. One that is not there is none to delete: a settle that is done
- * again after a failure whose outcome was not known finds it gone. */
+/* Delete a message and its state; its content becomes garbage. One that is not there is none to delete: a settle that
+ * is done again after a failure whose outcome was not known finds it gone. */
 static inline int fr_delete(fr_committer *c, fr_transaction *t, fr_op *op) {
     (void)c;
     uint64_t key_octets = fr_to_key(op->msgid);
@@ -154,7 +154,8 @@ static inline int fr_fill(fr_committer *c, fr_transaction *t, fr_batch *batch, i
     return error;
 }
 
-/* One attempt to commit the batch, with its accepts or without. 0, errno or a code of LMDB; nothing is changed unless 0. */
+/* One attempt to commit the batch, with its accepts or without. 0, errno or a code of LMDB; nothing is changed unless
+ * 0. */
 static inline int fr_transact(fr_committer *c, fr_batch *batch, int accepts, int *step) {
     fr_transaction t = {0};
     *step = FR_STEP_BEGIN;
