@@ -1,8 +1,8 @@
 """kill -9 of a worker, of the supervisor alone and of everything, at random points under load.
 
-What the source was told is accepted must reach the sink; what reaches it twice must be flagged `possible_duplicate` in
-the event log; what was refused must not reach it. Six rounds normally, fifty with --long. A kill leaves the page cache, so
-nothing here proves an fsync (tests/faults/test_spool_* do).
+What the source was told is accepted must reach the sink; what reaches it twice must be flagged `possible_duplicate`
+in the event log; what was refused must not reach it. Six rounds normally, fifty with --long. A kill leaves the
+page cache, so nothing here proves an fsync (tests/faults/test_spool_* do).
 """
 
 import random
@@ -84,7 +84,9 @@ def test_nothing_acknowledged_is_lost(make_relay: Maker, load_tools: Any, tmp_pa
             told += round_of_kill(relay, load_tools, part, rng, number * MESSAGES, tmp_path / "told")
         result = sink.stop()
     fates = Counter(told)
-    print(f"accepted {fates[ACCEPTED]} refused {fates[REFUSED]} unknown {fates[UNKNOWN]} repeated {result['duplicates']}")
+    words = ("never", "accepted", "refused", "unknown")
+    told_as = ", ".join(f"{word} {fates[fate]}" for fate, word in enumerate(words))
+    print(f"{told_as}; repeated {result['duplicates']}")
     assert not result["damaged"]
     assert fates[ACCEPTED] > rounds * MESSAGES // 3, "too little was accepted to prove anything"
     assert_exact(told, sink.account, relay, rounds)
