@@ -19,7 +19,7 @@ from fastrelay._core.table import Table
 Start = Callable[..., subprocess.Popen[str]]
 
 PROCESSES = 4
-LIMIT = 3
+LIMIT = 2
 
 HOLDER = """
 import os, random, sys, time
@@ -36,7 +36,7 @@ def note(line):
 print("go", flush=True)
 sys.stdin.readline()
 for _ in range(rounds):
-    if held and random_.random() < 0.5:
+    if held and random_.random() < 0.9:
         cell = held.pop(random_.randrange(len(held)))
         note(f"- {cell} {time.monotonic_ns()}\\n")
         table.release(cell, slot)
@@ -109,7 +109,7 @@ def most_at_once(found: list[tuple[int, int, int]], cell: int) -> int:
 @pytest.mark.parametrize("seed", range(3))
 def test_connection_limits_hold_and_nothing_leaks(tmp_path: Path, start: Start, seed: int) -> None:
     table = Table.create(tmp_path / "table", slots=PROCESSES, boot_id="b", now_ns=0, capacity=64)
-    rounds = [10**9, *[40_000] * (PROCESSES - 1)]
+    rounds = [10**9, *[60_000] * (PROCESSES - 1)]
     holders = [
         start(HOLDER, table.path, slot, seed, rounds[slot], tmp_path / f"log.{slot}") for slot in range(PROCESSES)
     ]
@@ -121,14 +121,14 @@ def test_connection_limits_hold_and_nothing_leaks(tmp_path: Path, start: Start, 
     assert holders[0].wait() == -signal.SIGKILL
     table.clear_slot(0)
     assert [table.held(cell, 0) for cell in (1, 2)] == [0, 0]
-    holders[0] = start(HOLDER, table.path, 0, seed + 7, 40_000, tmp_path / "log.again")
+    holders[0] = start(HOLDER, table.path, 0, seed + 7, 60_000, tmp_path / "log.again")
     release(holders[:1])
     for holder in holders:
         assert holder.wait() == 0
     found = [event for path in sorted(tmp_path.glob("log.*")) for event in close_open_spans(spans(path))]
     for cell in (1, 2):
         assert table.used(cell) == 0
-        assert 2 <= most_at_once(found, cell) <= LIMIT
+        assert 1 <= most_at_once(found, cell) <= LIMIT
 
 
 TAKER = """
