@@ -101,6 +101,7 @@ def _error(operation, int code, path, *, accept):
 
 
 @cython.final
+@cython.no_gc_clear                 # its threads use what it refers to until __dealloc__ has ended them
 cdef class Spool:
     """One spool folder, open. Made by fastrelay.spool.open_spool(), which prepared the folder and the environment.
 
@@ -790,5 +791,5 @@ cdef class Spool:
         """Have a step fail with an errno: `times` times (0: for good), the first `after` times not."""
         cdef int at = STEPS.index(step)
         self._c.fault_after[at] = after
-        self._c.fault_times[at] = times + 1 if times else 0
+        self._c.fault_times[at] = times
         self._c.fault_errno[at] = code

@@ -49,6 +49,7 @@ def damaged(path, segment, offset, msgid, int error):
 
 
 @cython.final
+@cython.no_gc_clear
 cdef class Contents:
     """The contents of one spool folder. `on_released`: called with a segment's id when the last read of it is over."""
 

@@ -118,12 +118,9 @@ static inline int fr_step(fr_committer *c, int step) {
     if (__builtin_expect(c->crash_at == step, 0) && c->crash_after-- <= 0) _exit(9);
     if (__builtin_expect(c->fault_errno[step] != 0, 0)) {
         if (c->fault_after[step] > 0) { c->fault_after[step]--; return 0; }
-        if (c->fault_times[step] > 0 && --c->fault_times[step] == 0) {
-            int error = c->fault_errno[step];
-            c->fault_errno[step] = 0;
-            return error;
-        }
-        return c->fault_errno[step];
+        int error = c->fault_errno[step];
+        if (c->fault_times[step] > 0 && --c->fault_times[step] == 0) c->fault_errno[step] = 0;
+        return error;
     }
     return 0;
 }
