@@ -31,7 +31,7 @@ class PlainServer:
 
     def receive(self, octets: bytes) -> bytes:
         self.pending += octets
-        replies = []
+        replies: list[bytes] = []
         while True:
             if self.content:
                 end = (b"\r\n" + self.pending).find(b"\r\n.\r\n")

@@ -42,14 +42,14 @@ def is_mailbox(text: str) -> bool:
 
 
 @given(mailboxes | likely)
-@settings(max_examples=1500)
+@settings(max_examples=600)
 def test_mailboxes_equal_the_grammar(text: str) -> None:
     assert (mailbox_fault(text.encode(), True) is None) == is_mailbox(text)
     assert (mailbox_fault(text.encode(), False) is None) == (is_mailbox(text) and text.isascii())
 
 
 @given(st.binary(max_size=6))
-@settings(max_examples=1500)
+@settings(max_examples=600)
 def test_local_parts_of_broken_utf8_are_refused(octets: bytes) -> None:
     try:
         text = octets.decode()

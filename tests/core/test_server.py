@@ -487,6 +487,28 @@ def test_verify_recipient_may_refuse(connect: Connect) -> None:
     assert dialogue.machine.envelope.recipients == [b"c@d.example"]
 
 
+@pytest.mark.parametrize("held", [False, True])
+def test_verify_recipient_cannot_call_the_machine(connect: Connect, held: bool) -> None:
+    dialogue = connect(late=held)
+    if held:
+        dialogue.say(M[0] + R[0] + D[0] + BODY[0])
+        dialogue.say(M[0] + R[0] + b"NOOP\r\n")
+
+    def act(address: bytes) -> None:
+        for call in (lambda: dialogue.machine.receive(b"NOOP\r\n", 1.0), dialogue.machine.reset_session):
+            with pytest.raises(RuntimeError, match="verify_recipient"):
+                call()
+        dialogue.machine.connection_lost()
+
+    dialogue.machine.verify_recipient = act
+    if held:
+        dialogue.machine.answer(b"250 2.0.0 Stored\r\n", 1.0)
+    else:
+        dialogue.say(M[0] + R[0] + b"NOOP\r\n")
+    assert dialogue.machine.closed
+    assert dialogue.machine.backlog == 0
+
+
 def test_nothing_is_accepted_while_the_limits_say_so(connect: Connect) -> None:
     dialogue = connect()
     dialogue.machine.limits.refusal = b"452 4.3.1 Disk full\r\n"
@@ -607,9 +629,9 @@ def test_shutdown_after_an_aborted_transaction(connect: Connect) -> None:
     dialogue = connect()
     dialogue.say(M[0])
     dialogue.machine.shutdown(1.0)
-    assert dialogue.say(b"RSET\r\n") == b"250 2.0.0 Ok\r\n"
-    assert dialogue.say(M[0]) == b"421 4.3.2 relay.example Shutting down\r\n"
+    assert dialogue.say(b"RSET\r\n") == b"250 2.0.0 Ok\r\n421 4.3.2 relay.example Shutting down\r\n"
     assert dialogue.closed
+    assert dialogue.say(M[0]) == b""
 
 
 def test_reset_session_forgets_everything(connect: Connect) -> None:
@@ -624,8 +646,12 @@ def test_reset_session_forgets_everything(connect: Connect) -> None:
 
 def test_a_lost_connection_needs_no_more(connect: Connect) -> None:
     dialogue = connect(late=True)
-    dialogue.say(M[0] + R[0] + D[0] + BODY[0] + b"NOOP\r\n")
+    transaction = M[0] + R[0] + D[0] + BODY[0]
+    dialogue.say(transaction + transaction + b"NOOP\r\n")
     machine = dialogue.machine
+    machine.answer(b"250 2.0.0 Stored\r\n", 1.0)
+    dialogue.drain(answer=False)
+    assert machine.backlog == len(b"NOOP\r\n")
     machine.connection_lost()
     assert machine.closed
     machine.answer(b"250 2.0.0 Stored\r\n", 2.0)

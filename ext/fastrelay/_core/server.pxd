@@ -28,6 +28,7 @@ cdef class SmtpServer:
     cdef readonly Py_ssize_t output_length
 
     cdef int _phase
+    cdef bint _running  # inside receive or answer: the buffers are in use
     cdef bint _shutting_down
     cdef int _commands
     cdef int _errors
@@ -71,7 +72,7 @@ cdef class SmtpServer:
     cpdef bint tick(self, double now) except -1
     cpdef int shutdown(self, double now) except -1
     cpdef void connection_lost(self) noexcept
-    cpdef void reset_session(self) noexcept
+    cpdef int reset_session(self) except -1
 
     # input
     cdef Py_ssize_t _run(self, const unsigned char* p, Py_ssize_t n) except -1

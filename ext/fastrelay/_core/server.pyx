@@ -130,6 +130,8 @@ cdef class SmtpServer:
         cdef Py_ssize_t used
         if self._phase == CLOSED or n <= 0:
             return 0
+        if self._running:
+            raise RuntimeError("verify_recipient must not call the machine")
         self._now = now
         if self._phase == NEW or self._phase == WAIT:
             if self._phase == NEW:
@@ -138,6 +140,8 @@ cdef class SmtpServer:
         used = self._run(p, n)
         if used < n and self._phase == WAIT:
             self._hold(p + used, n - used)
+        if self._shutting_down:
+            self.shutdown(now)
         self._set_deadline(now)
         return 0
 
@@ -244,11 +248,15 @@ cdef class SmtpServer:
         self._phase = CLOSED
         self.closed = True
         self.deadline = INFINITY
-        self._held.clear()
-        self._drop_line()
+        if not self._running:  # else they are in use, and freed behind the line
+            self._held.clear()
+            self._held_from = 0
+            self._drop_line()
 
-    cpdef void reset_session(self) noexcept:
+    cpdef int reset_session(self) except -1:
         """Forgets all that the client said, read or held back: for a switch to TLS (RFC 3207 section 4.2)."""
+        if self._running:
+            raise RuntimeError("verify_recipient must not call the machine")
         self._end_transaction()
         self._held.clear()
         self._held_from = 0
@@ -257,21 +265,26 @@ cdef class SmtpServer:
         self.esmtp = False
         if self._phase != CLOSED:
             self._phase = COMMAND
+        return 0
 
     # ---- input
 
     cdef Py_ssize_t _run(self, const unsigned char* p, Py_ssize_t n) except -1:
         """Handles octets until a message waits or the machine closed; gives how many were used up."""
         cdef Py_ssize_t i = 0
-        while i < n:
-            if self._phase == COMMAND:
-                i += self._take_line(p + i, n - i)
-            elif self._phase == DATA:
-                i += self._take_data(p + i, n - i)
-            elif self._phase == CHUNK:
-                i += self._take_chunk_octets(p + i, n - i)
-            else:
-                break
+        self._running = True
+        try:
+            while i < n:
+                if self._phase == COMMAND:
+                    i += self._take_line(p + i, n - i)
+                elif self._phase == DATA:
+                    i += self._take_data(p + i, n - i)
+                elif self._phase == CHUNK:
+                    i += self._take_chunk_octets(p + i, n - i)
+                else:
+                    break
+        finally:
+            self._running = False
         return i
 
     cdef int _run_held(self) except -1:

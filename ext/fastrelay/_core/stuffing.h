@@ -85,6 +85,52 @@ static inline void fr_scan_tail(const unsigned char *p, int n, fr_masks *m)
     fr_scan64(block, m);
 }
 
+/* A content on its way through whole blocks; offsets are those of the content. */
+typedef struct {
+    uint64_t after_cr, line_start;   /* 1 if the octet before the next is CR, or the two before are CRLF */
+    int64_t line_from, longest_line; /* start of the line under way; octets of the longest that ended */
+    int64_t empty_line;              /* offset behind the first empty line, 0 until there is one */
+    uint64_t high, nul;              /* not 0 once such an octet was seen */
+} fr_run;
+
+/* Notes a line of which the LF stands at `lf`. */
+static inline void fr_end_line(fr_run *run, int64_t lf)
+{
+    int64_t octets = lf - 1 - run->line_from;
+    if (octets > run->longest_line)
+        run->longest_line = octets;
+    else if (octets == 0 && run->empty_line == 0)
+        run->empty_line = lf + 1;
+    run->line_from = lf + 1;
+}
+
+/* Goes over p[0 .. n) in blocks of 64 while no octet needs a decision (a bare CR or LF; with `dots`, a dot at a line
+ * start), and gives how many octets that were. `offset` is that of p[0]. */
+static inline int64_t fr_plain_blocks(const unsigned char *p, int64_t n, int64_t offset, int dots, fr_run *state)
+{
+    fr_run run = *state; /* in registers */
+    fr_masks m;
+    const uint64_t watch = dots ? ~0ULL : 0;
+    int64_t i = 0;
+    for (; i + 64 <= n; i += 64) {
+        fr_scan64(p + i, &m);
+        uint64_t after_cr = m.cr << 1 | run.after_cr;
+        uint64_t ends = m.lf & after_cr;
+        if ((m.lf ^ after_cr) | (m.dot & watch & (ends << 1 | run.line_start)))
+            break;
+        run.after_cr = m.cr >> 63;
+        run.line_start = ends >> 63;
+        run.high |= m.high;
+        run.nul |= m.nul;
+        while (ends) {
+            fr_end_line(&run, offset + i + __builtin_ctzll(ends));
+            ends &= ends - 1;
+        }
+    }
+    *state = run;
+    return i;
+}
+
 /* Index of the next '.' that follows an LF, both in p[from .. n); -1 when there is none. */
 static inline int64_t fr_find_lf_dot(const unsigned char *p, int64_t from, int64_t n)
 {

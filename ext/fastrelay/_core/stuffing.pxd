@@ -45,6 +45,7 @@ cdef class Unstuffer:
 
     cdef void restart(self, bint dots) noexcept
     cdef Py_ssize_t feed_bytes(self, const unsigned char* p, Py_ssize_t n) except -1
+    cdef Py_ssize_t _pass(self, const unsigned char* p, Py_ssize_t i, Py_ssize_t n, long long offset) except -1
     cdef int finish_chunks(self) except -1
     cdef int _emit(self, const unsigned char* p, Py_ssize_t n) except -1
     cdef void _end_line(self, long long end, long long after) noexcept

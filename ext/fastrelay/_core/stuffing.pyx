@@ -26,6 +26,16 @@ cdef extern from "stuffing.h" nogil:
         uint64_t dot
         uint64_t high
         uint64_t nul
+    ctypedef struct fr_run:
+        uint64_t after_cr
+        uint64_t line_start
+        int64_t line_from
+        int64_t longest_line
+        int64_t empty_line
+        uint64_t high
+        uint64_t nul
+    void fr_end_line(fr_run* run, int64_t lf) noexcept
+    int64_t fr_plain_blocks(const unsigned char* p, int64_t n, int64_t offset, int dots, fr_run* state) noexcept
     void fr_scan64(const unsigned char* p, fr_masks* m) noexcept
     void fr_scan64_portable(const unsigned char* p, fr_masks* m) noexcept
     void fr_scan_tail(const unsigned char* p, int n, fr_masks* m) noexcept
@@ -263,69 +273,85 @@ cdef class Unstuffer:
         self._line_start = after
 
     cdef Py_ssize_t feed_bytes(self, const unsigned char* p, Py_ssize_t n) except -1:
-        cdef fr_masks found
+        """Takes octets up to the end of DATA; gives how many it used up."""
         cdef Py_ssize_t i = 0  # octets looked at
         cdef Py_ssize_t start = 0  # first octet that was not yet emitted
-        cdef long long offset  # in the content, of p[i]
-        cdef uint64_t after_cr, ends, bare, stop, before
-        cdef int width, k
         if self._state >= AFTER_DOT and n:
             i = start = self._after_dot(p, 0, n)
         while i < n and not self.ended:
-            width = 64
-            if n - i >= 64:
-                fr_scan64(p + i, &found)
-                after_cr = found.cr << 1 | (self._state == AFTER_CR)
-                bare = found.lf ^ after_cr
-            else:
-                width = <int>(n - i)
-                fr_scan_tail(p + i, width, &found)
-                after_cr = found.cr << 1 | (self._state == AFTER_CR)
-                bare = (found.lf ^ after_cr) & ((<uint64_t>1 << width) - 1)
-            ends = found.lf & after_cr
-            stop = bare
-            if self.dots:
-                stop |= found.dot & (ends << 1 | (self._state == LINE_START))
-            if stop:
-                # Take what stands before the octet that needs a decision; then decide.
-                width = __builtin_ctzll(stop)
-                before = (<uint64_t>1 << width) - 1
-                ends &= before
-                found.high &= before
-                found.nul &= before
-            if found.high:
-                self.eight_bit = True
-            if found.nul:
-                self.nul = True
-            offset = self.length + (i - start)
-            while ends:
-                k = __builtin_ctzll(ends)
-                self._end_line(offset + k - 1, offset + k + 1)
-                ends &= ends - 1
-            i += width
-            if stop == 0:
-                self._state = _state_after(p + i - width, width, self._state)
-                continue
+            i = self._pass(p, i, n, self.length + (i - start))
+            if i == n:
+                break
+            # p[i] needs a decision: what stands before it is content.
             self._emit(p + start, i - start)
             start = i
-            if bare >> width & 1:
-                self.bare = True
-                if p[i] == c"\n":
-                    if self.repair:
-                        self._emit(b"\r\n", 2)
-                        self._end_line(self.length - 2, self.length)
-                        start += 1
-                    i += 1
-                elif self.repair:
-                    # The octet before p[i] was the CR; it is out already.
-                    self._emit(b"\n", 1)
-                    self._end_line(self.length - 2, self.length)
-                self._state = TEXT
-            else:
+            if self._state == LINE_START and p[i] == c".":
                 self._state = AFTER_DOT
                 i = start = self._after_dot(p, i + 1, n)
+                continue
+            self.bare = True
+            self._state = TEXT
+            if p[i] == c"\n":
+                if self.repair:
+                    self._emit(b"\r\n", 2)
+                    self._end_line(self.length - 2, self.length)
+                    start += 1
+                i += 1
+            elif self.repair:
+                # The octet before p[i] was the CR; it is out already.
+                self._emit(b"\n", 1)
+                self._end_line(self.length - 2, self.length)
         if not self.ended:
             self._emit(p + start, n - start)
+        return i
+
+    cdef Py_ssize_t _pass(self, const unsigned char* p, Py_ssize_t i, Py_ssize_t n, long long offset) except -1:
+        """Goes from p[i] to the next octet that needs a decision, or to n; `offset` is that of p[i] in the content."""
+        cdef fr_run run
+        cdef fr_masks found
+        cdef uint64_t after_cr, ends, stop
+        cdef Py_ssize_t begin = i
+        cdef int width, k
+        run.after_cr = self._state == AFTER_CR
+        run.line_start = self._state == LINE_START
+        run.line_from = self._line_start
+        run.longest_line = self.longest_line
+        run.empty_line = self.header_length
+        run.high = run.nul = 0
+        i += fr_plain_blocks(p + i, n - i, offset, self.dots, &run)
+        if i < n:
+            # The block with the decision, or the tail.
+            width = <int>min(n - i, 64)
+            fr_scan_tail(p + i, width, &found)
+            after_cr = found.cr << 1 | run.after_cr
+            ends = found.lf & after_cr
+            stop = found.lf ^ after_cr
+            if self.dots:
+                stop |= found.dot & (ends << 1 | run.line_start)
+            if width < 64:
+                stop &= (<uint64_t>1 << width) - 1
+            if stop:
+                width = __builtin_ctzll(stop)
+                stop = (<uint64_t>1 << width) - 1
+                ends &= stop
+                found.high &= stop
+                found.nul &= stop
+            run.high |= found.high
+            run.nul |= found.nul
+            while ends:
+                k = __builtin_ctzll(ends)
+                fr_end_line(&run, offset + (i - begin) + k)
+                ends &= ends - 1
+            i += width
+        self._line_start = run.line_from
+        self.longest_line = run.longest_line
+        self.header_length = run.empty_line
+        if run.high:
+            self.eight_bit = True
+        if run.nul:
+            self.nul = True
+        if i > begin:
+            self._state = _state_after(p + begin, i - begin, self._state)
         return i
 
     cdef Py_ssize_t _after_dot(self, const unsigned char* p, Py_ssize_t i, Py_ssize_t n) except -1:
