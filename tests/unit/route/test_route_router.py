@@ -80,6 +80,14 @@ def test_implicit_mx(dns: Any, make: Any) -> None:
     assert site_of(resolve(make(), "six.example")).key == "six.example:25"
 
 
+def test_implicit_mx_at_a_private_address(dns: Any, make: Any) -> None:
+    dns.host("example.com", "10.0.0.1")
+    route = resolve(make(), "example.com")
+    assert reply(route) == "fail 550 5.4.4"
+    assert "allow_private_hosts" in route.text
+    assert resolve(make(allow_private_hosts=True), "example.com").action == "site"
+
+
 def test_no_address_instead_of_unusable_mx(dns: Any, make: Any) -> None:
     dns.mx(
         "example.com", (10, "not a host"), (20, "a\\032b.test"), (30, "x" * 64 + ".test"), (40, "192.0.2.1"), (0, ".")
