@@ -106,12 +106,15 @@ def make_relay(tmp_path: Path) -> Iterator[Callable[..., RelayProcess]]:
         return relay.start() if start else relay
 
     yield make
-    for relay in started:
-        if relay.process is not None:
-            try:
+    try:
+        for relay in started:
+            if relay.process is not None:
                 relay.assert_balanced()
-            finally:
-                relay.__exit__(*sys.exc_info())
+                relay.stop()
+    finally:
+        for relay in started:
+            relay.kill("all")
+            print(f"---- end of {relay.log_path}\n{relay.log_tail(30)}")
 
 
 @pytest.fixture(scope="session")
