@@ -190,7 +190,7 @@ class Demonstration:
             "pools": {"default": list(SOURCES)},
             "dns": {"nameservers": [self.box.nameserver]},
             "delivery": {"port": self.box.port, "allow_private_hosts": True},
-            "retry": {"first": "2s", "factor": 1.5, "max": "10s", "expire": "10m", "jitter": "10%"},
+            "retry": {"first": "2s", "factor": 1.5, "max": "10s", "expire": "4d", "jitter": "10%"},
             "spool": {"reserve": "64MiB", "ballast": "16MiB"},
         }
 
