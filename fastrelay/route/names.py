@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import socket
 
 import idna
 
@@ -157,6 +158,24 @@ def address_of(host_name: str) -> IPAddress | None:
         return ipaddress.ip_address(host_name)
     except ValueError:
         return None
+
+
+def is_local_address(address: str) -> bool:
+    """Whether an address belongs to this host: whether a socket can be bound to it.
+
+    Where sockets can be bound to any address (sysctl ip_nonlocal_bind), that tells nothing, and the answer is False.
+    """
+    return _can_bind(address) and not _can_bind("2001:db8::1" if ":" in address else "192.0.2.1")  # documentation only
+
+
+def _can_bind(address: str) -> bool:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.bind((address, 0))
+            return True
+    except OSError:
+        return False
 
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052

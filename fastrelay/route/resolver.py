@@ -1,14 +1,12 @@
 """The stub resolver: one DNS question to the configured nameservers, over UDP, then TCP when the answer is too large.
 
-Each query has a connected UDP socket of its own, so the
-kernel picks a random port, drops answers from another address, and reports a dead nameserver at once (ICMP) instead
-of after a timeout. EDNS with 1232 octets (no fragments); the AD bit is asked for and reported (RFC 6840 section 5.7).
-CNAMEs are followed, also when the nameserver did not. Several answers with a wrong id or question are an attempt to
-guess: the query then goes over TCP.
+Each query has a connected UDP socket of its own, so the kernel picks a random port, drops answers from another address,
+and reports a dead nameserver at once (ICMP) instead of after a timeout. EDNS with 1232 octets (no fragments); the AD
+bit is asked for and reported (RFC 6840 section 5.7). CNAMEs are followed, also when the nameserver did not. Several
+answers with a wrong id or question are an attempt to guess: the query then goes over TCP.
 
 Bounds: `max_concurrent` queries on the wire, `max_waiting` behind them (beyond: a temporary failure at once), a
-timeout per try, `tries` tries over the servers, MAX_RECORDS records of an answer, MAX_ALIASES
-aliases.
+timeout per try, `tries` tries over the servers, MAX_RECORDS records of an answer, MAX_ALIASES aliases.
 
 Known faults: an answer cut below MAX_RECORDS is not marked; /etc/resolv.conf is read once (a reload reads it again),
 its options and search list are ignored, since a mail domain is always absolute.
@@ -62,7 +60,7 @@ class ResolverStats:
     """Counters since the start; `latencies` are seconds per answered try, the newest MAX_LATENCIES."""
 
     queries: int = 0  # tries put on the wire
-    answers: int = 0
+    answers: int = 0  # usable ones: records, and the two below
     nxdomain: int = 0
     nodata: int = 0
     servfail: int = 0  # SERVFAIL, REFUSED, NOTIMP and answers that could not be read
@@ -192,8 +190,8 @@ class Resolver:
             question = Question(chain.name, question.rdtype)
 
     def _counted(self, records: tuple[Any, ...], rcode: int, ttl: int, secure: bool) -> Answer:
+        self.stats.answers += 1
         if records:
-            self.stats.answers += 1
             return Answer("ok", records, ttl, secure)
         if rcode == wire.NXDOMAIN:
             self.stats.nxdomain += 1

@@ -47,6 +47,7 @@ from fastrelay.route.names import (
     InvalidDomain,
     address_of,
     is_host_name,
+    is_local_address,
     literal_host,
     normalize_domain,
     parse_literal,
@@ -133,7 +134,9 @@ class Router:
     rules          explicit routes, the first match wins
     port           TCP port of MX hosts
     own_names      our host names: an MX of that name is us
-    own_addresses  our addresses: "192.0.2.1" is us at any port, "192.0.2.1:25" or "[2001:db8::1]:25" only at that port
+    own_addresses  our addresses: "192.0.2.1" is us at any port, "192.0.2.1:25" or "[2001:db8::1]:25" only at that port;
+                   "0.0.0.0:25" or "[::]:25" is every address of this host, as is_local tells
+    is_local       whether an address is one of this host's
     clock          the caller's `now`, read again after a look-up; None: look-ups take no time (tests, simulation)
     """
 
@@ -152,6 +155,7 @@ class Router:
         max_addresses: int = 5,
         cache_size: int = 200_000,
         max_lookups: int = 20_000,
+        is_local: Callable[[str], bool] = is_local_address,
         clock: Callable[[], float] | None = None,
         rng: random.Random | None = None,
     ) -> None:
@@ -173,6 +177,7 @@ class Router:
         )
         self._own_names = {name.lower().rstrip(".") for name in own_names}
         self._own_addresses = {_own_endpoint(text) for text in own_addresses}
+        self._is_local = is_local
         self._cache: BoundedCache[Route] = BoundedCache(cache_size)
         self._cache_get = self._cache.get
         self._flights: Flights[Route] = Flights(max_lookups)
@@ -356,7 +361,14 @@ class Router:
         """Whether an explicit host is an address and port that this relay listens at."""
         name, port = split_host(host)
         address = address_of(name)
-        return address is not None and (str(address), port) in self._own_addresses
+        return address is not None and self._is_own(str(address), port)
+
+    def _is_own(self, address: str, port: int) -> bool:
+        """Whether this relay listens at an address and port."""
+        if (address, port) in self._own_addresses:
+            return True
+        everywhere = ("::" if ":" in address else "0.0.0.0", port)
+        return everywhere in self._own_addresses and self._is_local(address)
 
     async def _best_own(self, records: Sequence[tuple[int, str]], now: float) -> tuple[int, str] | None:
         """The best of the records (in order of preference) that is this relay, by name or by address."""
@@ -367,7 +379,7 @@ class Router:
         found = await self.book.all_addresses([host for _, host in better], now)
         for record, known in zip(better, found, strict=True):
             for _, address in known.addresses:
-                if (address, 0) in self._own_addresses or (address, self.port) in self._own_addresses:
+                if (address, 0) in self._own_addresses or self._is_own(address, self.port):
                     return record
         return by_name
 

@@ -96,10 +96,13 @@ def test_flights_are_bounded_and_close() -> None:
 
 
 def test_a_look_up_that_raises_is_not_kept() -> None:
+    started = []
+
     async def scenario() -> None:
         flights: Flights[int] = Flights(1)
 
         async def look_up() -> int:
+            started.append(1)
             raise RuntimeError("no")
 
         flights.start("a", look_up)  # nobody waits: no "exception was never retrieved" either
@@ -110,3 +113,4 @@ def test_a_look_up_that_raises_is_not_kept() -> None:
         assert len(flights) == 0
 
     asyncio.run(scenario())
+    assert len(started) == 2

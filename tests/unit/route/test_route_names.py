@@ -13,6 +13,7 @@ from fastrelay.route.names import (
     InvalidDomain,
     address_of,
     is_host_name,
+    is_local_address,
     is_public,
     literal_domain,
     normalize_domain,
@@ -167,6 +168,17 @@ def test_address_of() -> None:
     assert address_of("::1") == ipaddress.ip_address("::1")
     assert address_of("mx1") is None
     assert address_of("mx.example") is None
+
+
+def test_local_addresses() -> None:
+    assert is_local_address("127.0.0.1")
+    assert not is_local_address("198.51.100.1")
+    assert not is_local_address("2001:db8::2")
+
+
+def test_hosts_that_can_bind_to_anything_say_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastrelay.route.names._can_bind", lambda address: True)
+    assert not is_local_address("127.0.0.1")
 
 
 @pytest.mark.parametrize(

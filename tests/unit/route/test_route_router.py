@@ -333,6 +333,22 @@ def test_an_own_address_with_a_port_counts_at_that_port(dns: Any, make: Any) -> 
         make(own_addresses=["mta1.news.example"])
 
 
+def test_listening_everywhere_is_every_local_address(dns: Any, make: Any) -> None:
+    loop_dns(dns)
+    dns.mx("example.com", (10, "self.test"))
+    dns.mx("example.org", (10, "better.test"))
+    dns.mx("six.example", (10, "six.test"))
+    rules = [Rule(("routed.test",), ("127.0.0.1:25",))]
+    local = {"8.8.8.8", "2a00::8", "127.0.0.1"}
+    router = make(own_addresses=["0.0.0.0:25"], is_local=local.__contains__, rules=rules)
+    assert resolve(router, "example.com").action == "fail"
+    assert resolve(router, "example.org").action == "site"
+    assert resolve(router, "six.example").action == "site"  # no listener of that family
+    assert resolve(router, "routed.test").action == "fail"
+    assert resolve(make(own_addresses=["[::]:25"], is_local=local.__contains__), "six.example").action == "fail"
+    assert resolve(make(own_addresses=["0.0.0.0:2525"], is_local=local.__contains__), "example.com").action == "site"
+
+
 # -- where to connect -------------------------------------------------------------------------------------------------
 
 
