@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from fastrelay._core.record import Record
+from fastrelay._core.scan import Scan
 from fastrelay.schedule.state import OUTCOMES, POSSIBLE_DUPLICATE, QUEUED, MessageState, decode_state
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 COUNTERS = ("accepted", "delivered", "failed", "expired", "suppressed", "removed")
 PLACES = ("in_flight", "ready", "retry_backoff", "dns", "in_flight", "suspended", "quarantined", "in_flight")
 AUDIT_SLICE = 2000
+EVERY_MESSAGE = 2**64 - 1
 DOMAINS_SHOWN = 10
 
 
@@ -34,7 +36,7 @@ class Viewer:
 
     def counters(self, spool: Any) -> dict[str, int]:
         """The durable counters of a spool, by name."""
-        return dict(zip(COUNTERS, spool.counters(), strict=False))
+        return {name: spool.counters[name] for name in COUNTERS}
 
     def summary(self) -> dict[str, Any]:
         app = self._app
@@ -104,7 +106,7 @@ class Viewer:
 
     async def _count_queued(self, spool: Any) -> int:
         """Queued recipients by the records and states on disk."""
-        scan = spool.scan()
+        scan = Scan(spool.environment, EVERY_MESSAGE)
         counted = 0
         try:
             while True:

@@ -296,6 +296,13 @@ class Pool:
             self._app.engine.wake(self.site_queue)
             self._app.wake_soon()
 
+    def broke(self, session: Session, error: Exception) -> None:
+        """A bug of ours in this session: it is cut off, which settles what it has in hand, and said."""
+        self._app.count_error("deliver")
+        log.error("session to %s [%s] broke; please report this", session.host, session.address, exc_info=error)
+        session.closing = True
+        session.abort()
+
     def stream(self, session: Session) -> None:
         """The machine wants the body of a large content."""
         task = asyncio.get_running_loop().create_task(stream_body(self._app, session))

@@ -8,7 +8,7 @@
     in-flight file of another boot                   every recipient already due is flagged (the power mark)
     a record that can't be read                      counted, named in the log, left alone
 
-The power mark of a spool is the first message id after the last power loss; the in-flight file keeps it. A state
+The power mark of a spool is the first message id after the last power loss, kept in `meta`. A state
 remembers the mark it was written under, so a message is flagged once and not for ever. What was in flight stays in its
 old slots until the flag is on disk, so a crash during recovery forgets nothing.
 """
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 SLICE_MESSAGES = 2000  # loaded before the loop gets its turn: under 10 ms
 CRASHES_TO_QUARANTINE = 2
-MESSAGE_SUSPECT = 1
+POWER_MARK = b"relay.power_mark"
 
 
 class Recovery:
@@ -55,15 +55,23 @@ class Recovery:
             options=SpoolOptions(
                 segment_bytes=spool_config.segment_size_bytes,
                 map_bytes=spool_config.map_size_bytes,
-                ballast=os.path.join(app.state_dir, "ballast") if spool_config.ballast_bytes else "",
+                reserve_bytes=spool_config.reserve_bytes,
+                ballast=os.path.join(app.state_dir, "ballast"),
+                ballast_bytes=spool_config.ballast_bytes,
+                compact_below=spool_config.compact_below_share,
             ),
         )
-        inflight = Inflight(os.path.join(path, "inflight"), boot_id=app.clock.boot_id(), next_id=spool.next_id())
+        inflight = Inflight(os.path.join(path, "inflight"), boot_id=app.clock.boot_id())
         number: int = app.engine.add_spool(spool, inflight, spool.tag)
+        mark = int.from_bytes(spool.environment.get("meta", POWER_MARK) or b"", "big")
         if inflight.power_lost:
+            mark = spool.next_id()
+            spool.environment.put("meta", POWER_MARK, mark.to_bytes(8, "big"))
             log.warning("%s: the host lost power; mail that was due is flagged possible_duplicate when it is sent", path)
-        app.power_marks.append(inflight.power_mark)
+        app.power_marks.append(mark)
         suspects = dict(inflight.list_all())
+        if not suspects:
+            inflight.clear_old()
         app.suspects.append(suspects)
         self.loading += 1
         return number
@@ -82,9 +90,21 @@ class Recovery:
                 await asyncio.sleep(0)
         finally:
             scan.close()
-        for msgid in list(suspects):
-            app.engine.inflights[number].forget(msgid)  # settled before the crash: nothing is in doubt
+        self._forget_old_slots(number)
         self.loading -= 1
+
+    def _forget_old_slots(self, number: int) -> None:
+        """Every message that was in flight is flagged by now, or was settled; once that is on disk, so are they."""
+        if not self._app.suspects[number]:
+            return
+        self._app.suspects[number] = {}
+        inflight = self._app.engine.inflights[number]
+
+        def on_disk(error: Exception | None) -> None:
+            if error is None:
+                inflight.clear_old()
+
+        self._app.engine.spools[number].put_meta(b"suspects_flagged", b"1", on_disk)
 
     def load_one(
         self, spool: int, msgid: int, raw: bytes, state_raw: bytes | None, doubtful: list[int] | None, accepted_at_ms: int
@@ -132,9 +152,7 @@ class Recovery:
         if state.quarantined:
             app.board.quarantined_messages += 1
         if changed:
-            del app.suspects[spool][msgid]
-            forget = app.engine.inflights[spool].forget
-            app.settler.states.put(spool, msgid, state, on_disk=lambda: forget(msgid))
+            app.settler.states.put(spool, msgid, state)
 
     def _place(self, m: int, r: int, one: Any, quarantined: str, wall_ms: int, now_ms: int) -> None:
         app = self._app

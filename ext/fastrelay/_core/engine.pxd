@@ -2,11 +2,12 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from fastrelay._core.commit cimport Scan, Spool
+from fastrelay._core.commit cimport Spool
 from fastrelay._core.index cimport Domain, Index, SiteQueue
 from fastrelay._core.inflight cimport Inflight
 from fastrelay._core.record cimport Head, Record, Text
-from fastrelay._core.server cimport Envelope
+from fastrelay._core.envelope cimport Envelope
+from fastrelay._core.scan cimport Scan
 from fastrelay._core.slab cimport Slab
 from fastrelay._core.transaction cimport Transaction
 

@@ -247,7 +247,7 @@ cdef class Engine:
         if content is not None:
             spool.put_message(a.msgid, a.raw, content, a)
         else:
-            spool.put_message_file(a.msgid, a.raw, large, a)
+            spool.put_message_file(a.msgid, a.raw, large.file, a)
         self.slab.inc(self.events_total, 1)
         return None
 
@@ -579,7 +579,7 @@ cdef class Engine:
                 record = Record(raw)
                 content = None
                 if record.head.segment != 0xFFFFFFFFu:
-                    content = spool.read_content(raw)
+                    content = spool.read_content(raw, message.msgid)
                     if content is None:
                         index.place(r, LOADING)
                         self.loading += 1
@@ -589,7 +589,11 @@ cdef class Engine:
                 index.place(r, LOADING)
                 self.cold.damaged(m, error)
                 return None
-        return self._delivery(r, m, record, content, site, most)
+        try:
+            return self._delivery(r, m, record, content, site, most)
+        except Exception as error:
+            self.cold.damaged(m, error)
+            return None
 
     def _read_later(self, Spool spool, bytes raw, uint64_t msgid, uint32_t r, SiteQueue site):
         """Reads a content off the loop; the recipient waits at LOADING and comes back first in the queue."""
@@ -598,6 +602,10 @@ cdef class Engine:
             self.loading -= 1
             if self.index.message(self.index.recipient(r).message).msgid != msgid \
                     or self.index.recipient(r).place != LOADING:
+                return
+            if error is not None and getattr(error, "moved", False):
+                self.index.push_front(site.common, r)
+                self.wake(site)
                 return
             if error is not None:
                 self.cold.damaged(self.index.recipient(r).message, error)
@@ -611,13 +619,13 @@ cdef class Engine:
             self.index.push_front(site.common, r)
             self.wake(site)
             self.wake_dirty(self.monotonic())
-        spool.read_content_later(raw, done)
+        spool.read_content_later(raw, done, msgid)
 
     cdef Delivery _delivery(self, uint32_t r, uint32_t m, Record record, bytes content, SiteQueue site, int most):
         cdef Index index = self.index
         cdef Message* message = index.message(m)
         cdef Delivery delivery = Delivery.__new__(Delivery)
-        cdef Transaction tx = Transaction()
+        cdef Transaction tx = Transaction.__new__(Transaction)
         cdef list numbers = [r], parameters
         cdef uint32_t s
         cdef Recipient* recipient

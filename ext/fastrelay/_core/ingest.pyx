@@ -11,7 +11,8 @@ cimport cython
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_GET_SIZE
 
-from fastrelay._core.server cimport SERVER_DISCARD, SERVER_MESSAGE, SERVER_NONE, SERVER_SPILL, Envelope
+from fastrelay._core.envelope cimport Envelope
+from fastrelay._core.server cimport SERVER_DISCARD, SERVER_MESSAGE, SERVER_NONE, SERVER_SPILL
 
 from fastrelay._core.engine import PLAIN_NAME
 

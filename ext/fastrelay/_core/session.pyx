@@ -67,8 +67,11 @@ cdef class Session:
 
     def buffer_updated(self, Py_ssize_t n):
         cdef double now = self.engine.monotonic()
-        self.client.receive_bytes(self.buffer, n, now)
-        self.pump(now)
+        try:
+            self.client.receive_bytes(self.buffer, n, now)
+            self.pump(now)
+        except Exception as error:
+            self.pool.broke(self, error)
 
     def eof_received(self):
         return False
