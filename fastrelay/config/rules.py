@@ -344,6 +344,29 @@ def _networks(config: Config, rules: Rules) -> None:
         )
 
 
+# Fields that a message is made of; the fields that name a campaign and so on are removed on the way.
+_NEEDED_FIELDS = {
+    *("from", "sender", "reply-to", "to", "cc", "subject", "date", "message-id", "in-reply-to", "references"),
+    *("received", "return-path", "mime-version", "dkim-signature", "list-unsubscribe", "list-unsubscribe-post"),
+}
+
+
+def _headers(config: Config, rules: Rules) -> None:
+    if not rules.sound("headers"):
+        return
+    taken: dict[str, str] = {}
+    for meaning in ("campaign", "tenant", "pool", "priority"):
+        for index, name in enumerate(getattr(config.headers, meaning)):
+            path, folded = f"headers.{meaning}[{index}]", name.lower()
+            if folded in _NEEDED_FIELDS or folded.startswith("content-"):
+                rules.problem(
+                    path, f"{name} is part of the message, but such fields are removed", "use one of your own"
+                )
+            elif folded in taken:
+                rules.problem(path, f"{name} also stands for {taken[folded]}", "keep it in one of the lists")
+            taken.setdefault(folded, meaning)
+
+
 def _hostname(config: Config, rules: Rules) -> None:
     if rules.sound("hostname") and "." not in config.hostname:
         rules.warn(
@@ -365,6 +388,7 @@ RULES: list[Callable[[Config, Rules], None]] = [
     _state_dir,
     _listeners,
     _networks,
+    _headers,
     _sources,
     _pools,
     _unused_sources,
