@@ -70,7 +70,10 @@ class SpoolCorrupt(FastrelayError):
     def __init__(self, path: str, problem: str) -> None:
         self.path = path
         self.problem = problem
-        super().__init__(f"{path}: {problem}; the folder has to be set aside")
+        super().__init__(
+            f"{path}: the index is damaged ({problem}); move the folder away, a new one is made at the next start, "
+            "and mail in the damaged one is not sent until it is repaired"
+        )
 
 
 class SpoolFormat(FastrelayError):

@@ -7,6 +7,7 @@ import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from fastrelay._core.commit import Spool
@@ -105,6 +106,48 @@ def create(path: str, options: SpoolOptions) -> None:
         sync_folder(folder)
     os.rename(building, path)
     sync_folder(os.path.dirname(path))
+
+
+ASIDE = """This spool folder was set aside by fastrelay at {time}, because its index cannot be trusted:
+
+    {problem}
+
+What that means: mail that was accepted and not yet delivered may still be in here. Nothing in this folder is read or sent
+any more; new mail goes to a new folder, and the relay goes on.
+
+What to do:
+
+ 1. Look after the disk first (smartctl, dmesg): an index does not break by itself.
+ 2. If you have a backup or snapshot of the whole folder, stop the relay, put it in this folder's place under its old
+    name ({name}) and start the relay. Mail delivered since the snapshot is then delivered again.
+ 3. Else take what can be saved: segments/ holds the messages one after the other, each as it would be sent, without its
+    envelope. The event log (events/{name}.jsonl*) says for which message ids an "accepted" has no "delivered", "failed",
+    "expired", "suppressed" or "removed": have the application that sent them send those again.
+ 4. Remove this folder.
+"""
+
+
+def set_aside(path: str, problem: str, *, now: float) -> str:
+    """Rename a damaged spool folder to `<path>.damaged-<time>`, and leave instructions in it; gives the new path.
+
+    now  seconds since 1970
+    """
+    time = datetime.fromtimestamp(now, UTC).strftime("%Y%m%dT%H%M%SZ")
+    aside, number = f"{path}.damaged-{time}", 1
+    while os.path.exists(aside):
+        number += 1
+        aside = f"{path}.damaged-{time}.{number}"
+    os.rename(path, aside)
+    with open(os.path.join(aside, "README.txt"), "w", encoding="utf-8") as file:
+        file.write(ASIDE.format(time=time, problem=problem, name=os.path.basename(path)))
+    sync_folder(os.path.dirname(os.path.abspath(path)))
+    return aside
+
+
+def orphans(folder: str, workers: int) -> list[str]:
+    """Names of spool folders below `folder` (state/spool) whose worker no longer exists, in the order of their numbers."""
+    numbers = [int(name[1:]) for name in os.listdir(folder) if name[:1] == "w" and name[1:].isdecimal()]
+    return [f"w{number}" for number in sorted(numbers) if number >= workers]
 
 
 def check_format(path: str) -> None:

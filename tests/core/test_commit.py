@@ -191,7 +191,9 @@ def test_after_a_failed_sync_the_segment_is_given_up(box: Box) -> None:
     assert (box.read(kept), box.read(after)) == (box.contents[kept], box.contents[after])
 
 
-@pytest.mark.parametrize(("code", "reply"), [(errno.ENOSPC, "452 4.3.1"), (errno.EDQUOT, "452 4.3.1"), (errno.EIO, "451 4.3.0")])
+@pytest.mark.parametrize(
+    ("code", "reply"), [(errno.ENOSPC, "452 4.3.1"), (errno.EDQUOT, "452 4.3.1"), (errno.EIO, "451 4.3.0")]
+)
 def test_after_an_error_nothing_is_accepted_for_a_while(box: Box, code: int, reply: str) -> None:
     box.spool.fail_at("content_write", code, times=1)
     box.put(commit=False)

@@ -1,5 +1,6 @@
 """The spool of one worker: what ingest and settle call, all of it on the loop thread and never waiting for the disk."""
 
+from cpython.ref cimport PyObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from fastrelay._core.committer cimport fr_batch, fr_committer, fr_op, fr_place
@@ -15,6 +16,7 @@ cdef class Spool:
     cdef fr_batch* _failed             # settles that did not get through; before anything else
     cdef fr_batch* _spare
     cdef readonly Environment environment
+    cdef PyObject* _held               # the same once more, out of the reach of the garbage collector while threads run
     cdef readonly str path
     cdef readonly str tag              # six base32 characters, made with the folder
     cdef bytes _event_head

@@ -31,7 +31,7 @@ Known faults: reading records waits for the disk when LMDB's page is not cached.
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy, memset, strdup
@@ -101,7 +101,6 @@ def _error(operation, int code, path, *, accept):
 
 
 @cython.final
-@cython.no_gc_clear                 # its threads use what it refers to until __dealloc__ has ended them
 cdef class Spool:
     """One spool folder, open. Made by fastrelay.spool.open_spool(), which prepared the folder and the environment.
 
@@ -118,12 +117,15 @@ cdef class Spool:
         self._running = NULL
         self._failed = NULL
         self._log_fd = -1
+        self._held = NULL
         if self._open == NULL or self._spare == NULL:
             raise MemoryError
 
     def __init__(self, str path, Environment environment, *, loop, on_commit, options):
         self.path = path
         self.environment = environment
+        Py_INCREF(environment)
+        self._held = <PyObject*>environment
         self.options = options
         self._loop = loop
         self._on_commit = on_commit
@@ -147,6 +149,8 @@ cdef class Spool:
             self._drop(batch)
         fr_committer_free(self._c)
         self._c = NULL
+        if self._held != NULL:
+            Py_DECREF(<object>self._held)
 
     def _drop(self, size_t address):
         cdef fr_batch* batch = <fr_batch*>address

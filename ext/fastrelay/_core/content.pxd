@@ -29,6 +29,7 @@ cdef extern from "readers.h" nogil:
     void fr_readers_free(fr_readers*)
     void fr_crc_setup()
     uint32_t fr_crc32c(uint32_t, const void*, size_t)
+    uint32_t fr_crc_by_table(uint32_t, const unsigned char*, size_t)
 
 
 cdef class Contents:
@@ -48,6 +49,9 @@ cdef class Contents:
                         object callback) except -1
     cdef int file(self, uint32_t segment, uint64_t msgid) except -1
     cdef bint drop(self, uint32_t segment) except -1
+    cdef void _shut(self) noexcept
+    cdef fr_read* _free(self, fr_read* request) noexcept
+    cdef fr_read* _done(self, fr_read* request, bint tell) except? NULL
 
 
 cdef class LargeFile:

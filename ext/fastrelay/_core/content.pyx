@@ -39,6 +39,11 @@ def crc32c(bytes octets, uint32_t before=0):
     return fr_crc32c(before, PyBytes_AS_STRING(octets), <size_t>PyBytes_GET_SIZE(octets))
 
 
+def crc32c_by_table(bytes octets, uint32_t before=0):
+    """The same without the processor's instruction; what hosts without SSE4.2 use."""
+    return ~fr_crc_by_table(~before, <const unsigned char*>PyBytes_AS_STRING(octets), <size_t>PyBytes_GET_SIZE(octets))
+
+
 def damaged(path, segment, offset, msgid, int error):
     """DamagedContent in words. `error`: errno, -1 (cut short) or -2 (wrong sum)."""
     from fastrelay.spool.errors import DamagedContent
@@ -49,7 +54,6 @@ def damaged(path, segment, offset, msgid, int error):
 
 
 @cython.final
-@cython.no_gc_clear
 cdef class Contents:
     """The contents of one spool folder. `on_released`: called with a segment's id when the last read of it is over."""
 
@@ -72,19 +76,34 @@ cdef class Contents:
     def __dealloc__(self):
         self._shut()
 
-    def _shut(self):
+    cdef void _shut(self) noexcept:
+        cdef fr_read* request
         if self._readers != NULL:
             fr_readers_stop(self._readers)
-            self._finish(False)
+            request = fr_readers_take(self._readers)
+            while request != NULL:
+                request = self._free(request)
             fr_readers_free(self._readers)
             self._readers = NULL
-        for descriptor in self._files.values():
-            close_descriptor(descriptor)
-        self._files.clear()
-        for descriptor in (self._segments, self._large):
-            if descriptor >= 0:
+        if self._files is not None:
+            for descriptor in self._files.values():
                 close_descriptor(descriptor)
+            self._files.clear()
+        if self._segments >= 0:
+            close_descriptor(self._segments)
+        if self._large >= 0:
+            close_descriptor(self._large)
         self._segments = self._large = -1
+
+    cdef fr_read* _free(self, fr_read* request) noexcept:
+        """Drop a request; gives the next."""
+        cdef fr_read* following = request.next
+        if request.segment == OWN_FILE:
+            close_descriptor(request.fd)
+        Py_DECREF(<object>request.content)
+        Py_DECREF(<object>request.callback)
+        free(request)
+        return following
 
     def close(self):
         """End the threads; reads under way are forgotten, their callbacks not called."""
@@ -162,45 +181,36 @@ cdef class Contents:
         self._pins[segment] = self._pins.get(segment, 0) + 1
         cdef int error = fr_readers_add(self._readers, request)
         if error:
-            self._done(<size_t>request)
+            self._done(request, False)
             raise OSError(error, "start a reader")
         return 0
 
-    def _done(self, size_t address):
-        """Drop a request; gives (callback, content, error of the read)."""
-        cdef fr_read* request = <fr_read*>address
+    cdef fr_read* _done(self, fr_read* request, bint tell) except? NULL:
+        """A read is over: drop it, tell its callback; gives the next."""
         cdef object content = <object>request.content, callback = <object>request.callback
         cdef uint32_t segment = request.segment
         error = None
         if request.error:
             error = damaged(self.path, segment, request.offset, request.msgid, request.error)
-        if segment == OWN_FILE:
-            close_descriptor(request.fd)
-        Py_DECREF(content)
-        Py_DECREF(callback)
-        free(request)
+        request = self._free(request)
         self.pending -= 1
         self._pins[segment] -= 1
         if not self._pins[segment]:
             del self._pins[segment]
             if segment != OWN_FILE:
                 self._on_released(segment)
-        return callback, content, error
+        if tell:
+            self._loop.call_soon(callback, None if error is not None else content, error)
+        return request
 
     def _on_read(self):
         cdef uint64_t times
-        if read_descriptor(self._readers.completion, &times, sizeof(times)) > 0:
-            self._finish(True)
-
-    def _finish(self, bint tell):
-        cdef fr_read* request = fr_readers_take(self._readers)
-        cdef fr_read* following
+        cdef fr_read* request
+        if read_descriptor(self._readers.completion, &times, sizeof(times)) < 0:
+            return
+        request = fr_readers_take(self._readers)
         while request != NULL:
-            following = request.next
-            callback, content, error = self._done(<size_t>request)
-            request = following
-            if tell:
-                callback(None if error is not None else content, error)
+            request = self._done(request, True)
 
     cdef bint drop(self, uint32_t segment) except -1:
         """Close a segment that is to be removed; False while it is being read (on_released tells the end)."""

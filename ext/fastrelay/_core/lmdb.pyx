@@ -5,12 +5,13 @@ environment.
  Rules it keeps (DESIGN section 4): a fixed sparse map that is never resized; no environment opened twice in one
 process (LMDB would drop the first one's locks when the second closes); read transactions are short, so that old pages
 can be used again; slots of readers that died are cleared at every opening.
- Trust in what is on disk: before an environment is opened, both meta pages are read, written back unchanged and
-synced. After a failed sync the page cache may show a meta page that the disk does not hold; once this rewrite
-succeeded, they are the same again, so opening anew after such a failure is sound (data pages are always synced before
-the meta page that points to them).
- Known faults: a read that misses the page cache waits for the disk. A calling thread is one thread: not for use from
-several.
+ Trust in what is on disk: LMDB trusts its file, so before it is opened every page that can be reached is checked (verify.h).
+Then both meta pages are written back unchanged, and synced: after a failed sync the page cache may show a meta page that
+the disk does not hold; once this rewrite succeeded they are the same again, so opening anew after such a failure is sound
+(data pages are always synced before the meta page that points to them).
+
+Known faults: a read that misses the page cache waits for the disk. Not for use from several threads. Contents of keys and
+values are not checked.
 """
 
 cimport cython
@@ -59,6 +60,14 @@ cdef int check(int code, str operation, str path) except -1:
     return 0
 
 
+cdef extern from "verify.h" nogil:
+    ctypedef struct fr_check:
+        uint64_t page_size
+        uint64_t looked_at
+        char words[160]
+    int fr_verify(int, fr_check*)
+
+
 cdef inline MDB_val _value(bytes octets) noexcept:
     cdef MDB_val value
     value.mv_size = <size_t>PyBytes_GET_SIZE(octets)
@@ -102,7 +111,7 @@ cdef class Environment:
             raise LmdbError("open: this process has it open already", 16, self.path)   # EBUSY
         cdef bint fresh = not os.path.exists(os.path.join(self.path, DATA_FILE))
         if not fresh:
-            rewrite_meta(self.path)
+            prepare_file(self.path)
         check(mdb_env_create(&self.env), "create", self.path)
         try:
             check(mdb_env_set_mapsize(self.env, self.map_bytes), "set the size of the map", self.path)
@@ -277,21 +286,24 @@ cdef class Environment:
         }
 
 
-def rewrite_meta(str path):
-    """Write both meta pages back as they are read, and sync (the module's text says why). LmdbError when they are no
-    meta pages.
-    """
-    cdef Py_ssize_t page = os.sysconf("SC_PAGESIZE")
-    descriptor = os.open(os.path.join(path, DATA_FILE), os.O_RDWR | os.O_CLOEXEC)
+def prepare_file(str path):
+    """Before LMDB maps a file that exists: check every page that can be reached (verify.h), and write both meta pages back as
+    they are read (the module's text says why). LmdbError; the number of pages that were looked at."""
+    cdef fr_check found
+    cdef int error, descriptor = os.open(os.path.join(path, DATA_FILE), os.O_RDWR | os.O_CLOEXEC)
     try:
-        octets = os.pread(descriptor, 2 * page, 0)
-        if not octets:
-            return                                    # made, and never written to: LMDB begins it anew
-        if len(octets) < 2 * page:
-            raise LmdbError("open: the file is cut short", MDB_INVALID, path)
+        if not os.fstat(descriptor).st_size:
+            return 0                                   # made, and never written to: LMDB begins it anew
+        with nogil:
+            error = fr_verify(descriptor, &found)
+        if error == -1:
+            raise LmdbError(f"open: {found.words.decode('utf-8', 'replace')}", MDB_CORRUPTED, path)
+        check(error, "read", path)
+        octets = os.pread(descriptor, 2 * found.page_size, 0)
         os.pwrite(descriptor, octets, 0)
         os.fdatasync(descriptor)
-    except OSError as error:
-        raise LmdbError("rewrite the meta pages", error.errno, path) from error
+        return found.looked_at
+    except OSError as problem:
+        raise LmdbError("read and rewrite the meta pages", problem.errno, path) from problem
     finally:
         os.close(descriptor)
