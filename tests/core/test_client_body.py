@@ -176,6 +176,23 @@ def test_a_server_that_parses_a_refused_chunk_is_left() -> None:
     assert wire.finished[0].reply_for(0) == Reply(550, b"a")
 
 
+@pytest.mark.parametrize("code", [500, 501, 502, 504])
+@pytest.mark.parametrize("content", [CONTENT, LARGE, None])
+def test_chunking_that_is_offered_and_not_understood_is_no_verdict(code: int, content: bytes | None) -> None:
+    wire = session("PIPELINING", "CHUNKING").begin(mail(content=content, size=len(LARGE)), [b"one", b"two"])
+    wire.server(b"250 s\r\n250 a\r\n").server(b"%d what is BDAT?\r\n" % code)
+    assert wire.happened()[-2:] == ["DONE", "CLOSING"]
+    tx = wire.finished[0]
+    assert (tx.error_kind, tx.reply_for(0), tx.may_have_arrived(0)) == (ErrorKind.ERROR_PROTOCOL, None, False)
+    assert wire.machine.chunking_broken
+
+
+def test_503_to_bdat_is_not_that() -> None:
+    wire = session("PIPELINING", "CHUNKING").begin(mail()).server(b"250 s\r\n250 a\r\n503 no\r\n")
+    assert wire.finished[0].reply_for(0) == Reply(503, b"no")
+    assert not wire.machine.chunking_broken
+
+
 def test_2xx_to_a_body_whose_mail_was_refused_is_no_success() -> None:
     wire = session("PIPELINING", "CHUNKING").begin(mail()).server(b"550 s\r\n250 r\r\n250 queued\r\n")
     tx = wire.finished[0]
@@ -206,6 +223,31 @@ def test_streamed_bdat() -> None:
     wire.server(b"250 queued\r\n")
     assert tx.all_delivered
     assert wire.happened() == ["DONE", "READY"]
+
+
+def test_a_chunk_that_was_not_asked_for() -> None:
+    wire = session("PIPELINING", "CHUNKING").begin(mail(content=None, size=99), [b"x"] * 9)
+    assert not wire.call_chunk(b"y", last=False)
+    wire.server(b"250 s\r\n250 r\r\n")
+    with pytest.raises(RuntimeError, match="asked for"):
+        wire.call_chunk(b"y", last=False)
+    with pytest.raises(ValueError, match="size"):
+        mail(content=None)
+
+
+def test_a_chunk_may_be_given_before_its_event_is_taken() -> None:
+    machine = session("PIPELINING", "CHUNKING").begin(mail(content=None, size=9)).machine
+    machine.receive(b"250 s\r\n250 r\r\n", 0.0)
+    assert machine.chunk(b"one", True, 0.0)
+    assert machine.next_event() == 0
+
+
+def test_an_answer_before_its_chunk_was_handed_out_is_no_answer() -> None:
+    tx = mail(content=None, size=9)
+    wire = session("PIPELINING", "CHUNKING").begin(tx).server(b"250 s\r\n250 r\r\n")
+    wire.machine.chunk(b"one", False, wire.now)
+    wire.server(b"250 one\r\n")
+    assert tx.error_kind == ErrorKind.ERROR_PROTOCOL
 
 
 def test_an_empty_last_chunk() -> None:
@@ -319,6 +361,14 @@ def test_giving_up_in_bdat_keeps_the_session(chunks: int) -> None:
     tx = wire.finished[0]
     assert (tx.error_kind, tx.error_status) == (ErrorKind.ERROR_LOCAL_ABORT, "4.3.0")
     assert not tx.may_have_arrived(0)
+
+
+def test_giving_up_is_the_reason_whatever_comes_after() -> None:
+    wire = session("PIPELINING", "CHUNKING").begin(mail(content=None, size=99)).server(b"250 s\r\n250 r\r\n")
+    wire.call_chunk(b"one\r\n", last=False)
+    wire.call("abort_body")
+    wire.call("connection_lost")
+    assert wire.finished[0].error_kind == ErrorKind.ERROR_LOCAL_ABORT
 
 
 def test_giving_up_outside_a_body() -> None:

@@ -44,6 +44,7 @@ cdef class SmtpClient:
     cdef readonly Reply last_reply
     cdef readonly Transaction finished
     cdef readonly long transactions_done
+    cdef readonly bint chunking_broken    # CHUNKING was offered, and BDAT not understood: use DATA with this host
     cdef readonly int error_kind
     cdef readonly str error
     cdef public object trace
@@ -109,6 +110,7 @@ cdef class SmtpClient:
     cdef int _on_early(self, Reply reply, double now) except -1
     cdef int _on_chunk(self, Reply reply, double now) except -1
     cdef int _on_final(self, Reply reply, double now) except -1
+    cdef int _on_unknown_bdat(self, Reply reply) except -1
     cdef int _on_shutdown(self, Reply reply) except -1
 
     # how it ends

@@ -29,6 +29,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_SIZE
 from libc.math cimport INFINITY
 
+from fastrelay._core.reply cimport REPLY_TEXT_LIMIT, REPLY_TOTAL_LIMIT
 from fastrelay._core.transaction cimport (
     BDAT_LAST, DATA_COMMAND, ERROR_CLOSED, ERROR_LOCAL_ABORT, ERROR_NONE, ERROR_PROTOCOL, ERROR_TIMEOUT, NO_BODY,
     STAGE_BODY, STAGE_DATA, STAGE_FINAL, STAGE_MAIL, STAGE_NONE, STAGE_RCPT, command_group, fits, look,
@@ -47,6 +48,10 @@ cdef tuple WORDS = (
     "sending the message", "waiting for the reply to the message", "waiting for the reply to RSET",
     "waiting for the reply to QUIT", "closed",
 )
+
+
+cdef inline bint _not_understood(int code) noexcept:
+    return 500 <= code <= 502 or code == 504
 
 
 @cython.final
@@ -110,7 +115,10 @@ cdef class SmtpClient:
         cdef Py_ssize_t n = PyBytes_GET_SIZE(octets)
         if self.state != STATE_BODY or tx is None or self._refused_chunk:
             return False
+        if not self._wanted:
+            raise RuntimeError("no chunk was asked for")
         self._wanted = False
+        self._events &= ~(1 << EVENT_NEED_BODY)
         if not self._bdat:
             self._trace_body(n)
             self._queue(self._stuffer.feed(octets))
@@ -337,7 +345,6 @@ cdef class SmtpClient:
                 self.deadline = self._body_deadline
             return self._want_body()
         self._await(STATE_FINAL, now)
-        self._events &= ~(1 << EVENT_NEED_BODY)
         self._draining = self._tx.size > SMALL_BODY
         if self._draining:
             self.deadline = min(self._body_deadline, now + self._timeouts.block)
@@ -392,22 +399,24 @@ cdef class SmtpClient:
             return self._unexpected(reply)
         if reply.code // 100 != 2:
             return self._refuse_session(reply)
-        self._parser.text_limit = 65536
+        self._parser.text_limit = REPLY_TOTAL_LIMIT
         return self._ask(b"EHLO %s\r\n" % self._ehlo_name, STATE_EHLO, now)
 
     cdef int _on_hello(self, Reply reply, double now) except -1:
         cdef int digit = reply.code // 100
-        self._parser.text_limit = 512
+        self._parser.text_limit = REPLY_TEXT_LIMIT
+        self._parser.reply = None
         if digit == 2:
             if self.state == STATE_EHLO:
                 self.capabilities = Capabilities.from_ehlo(reply)
             self.last_reply = None
             return self._ready()
+        self.last_reply = Reply(reply.code, reply.text[:REPLY_TEXT_LIMIT])
         if digit == 5 and self.state == STATE_EHLO:
             return self._ask(b"HELO %s\r\n" % self._ehlo_name, STATE_HELO, now)
         if digit == 3:
             return self._unexpected(reply)
-        return self._refuse_session(reply)
+        return self._refuse_session(self.last_reply)
 
     cdef int _on_mail(self, Reply reply, double now) except -1:
         cdef int digit = reply.code // 100
@@ -479,6 +488,8 @@ cdef class SmtpClient:
         if self._refused_chunk:
             if digit == 2 and self._last_chunk and self._chunks == 0:
                 return self._unexpected(reply)
+        elif _not_understood(reply.code):
+            return self._on_unknown_bdat(reply)
         elif digit != 2:
             self._refused_chunk = True
             self._events &= ~(1 << EVENT_NEED_BODY)
@@ -501,6 +512,8 @@ cdef class SmtpClient:
             return self._finish(STAGE_MAIL if self._mail_refused else STAGE_RCPT, False, now)
         if not tx.body_complete:
             return self._unexpected(reply) if self._bdat else self._on_early(reply, now)
+        if self._bdat and _not_understood(reply.code):
+            return self._on_unknown_bdat(reply)
         tx.final_reply = reply
         if digit == 2:
             tx.all_delivered = self._accepted == self._recipients
@@ -509,6 +522,15 @@ cdef class SmtpClient:
             self._done(STAGE_BODY)
             return self._close()
         return self._finish(STAGE_FINAL, False, now)
+
+    cdef int _on_unknown_bdat(self, Reply reply) except -1:
+        """CHUNKING was offered and BDAT is not understood: no verdict on the message, and its octets may be commands.
+
+        The next session with this host should be made with allow_chunking=False; chunking_broken says so.
+        """
+        self.chunking_broken = True
+        self._tx.body_complete = False
+        return self._fail(ERROR_PROTOCOL, f"the server offers CHUNKING and refused BDAT: {reply.text_for_log()}")
 
     cdef int _on_shutdown(self, Reply reply) except -1:
         """421, asked or not: the server closes (RFC 5321 section 3.8). It answers whatever was awaited."""

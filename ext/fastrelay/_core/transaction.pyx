@@ -139,6 +139,8 @@ cdef class Transaction:
     def __init__(self, bytes reverse_path not None, list recipients not None, bytes content=None, *,
                  bytes prefix=b"", int64_t size=-1, bytes mail_parameters=b"", list recipient_parameters=None,
                  bint eight_bit=False, bint utf8_header=False, bint utf8_address=False, object cookie=None):
+        if content is None and size < 0:
+            raise ValueError("a content that is streamed needs its size")
         self.reverse_path = reverse_path
         self.recipients = recipients
         self.content = content
