@@ -70,13 +70,23 @@ class Commands:
                     return int(found)
         raise CommandError(f"no such message in the queue: {id}. It is done (see the event log) or was never here")
 
+    def _recipients(self, ids: list[str]) -> list[int]:
+        """The queued recipients of messages by id; those that another worker has are passed over."""
+        found: list[int] = []
+        for id in ids:
+            try:
+                found += self._app.index.recipients_of(self._find(id))
+            except CommandError:
+                continue
+        return found
+
     # -- looking ------------------------------------------------------------------------------------------------------
 
     def on_queue_summary(self) -> dict[str, Any]:
         return self._viewer.summary()
 
-    async def on_queue_list(self, selectors: dict[str, Any] | None = None, limit: int = 100) -> dict[str, Any]:
-        found = await self._matching(selectors or {})
+    async def on_queue_list(self, limit: int = 100, **selectors: Any) -> dict[str, Any]:
+        found = await self._matching(selectors)
         seen: dict[int, None] = {}
         for r in found:
             seen.setdefault(self._app.index.recipient_info(r)[0])
@@ -110,11 +120,11 @@ class Commands:
         return {"released": released}
 
     async def on_queue_flush(
-        self, selectors: dict[str, Any] | None = None, dry_run: bool = False, all: bool = False
+        self, ids: list[str] | None = None, dry_run: bool = False, all: bool = False, **selectors: Any
     ) -> dict[str, Any]:
         """Retries now: what waits for its next attempt, for DNS, or for a site that backs off."""
         app = self._app
-        found = await self._matching(selectors or {})
+        found = self._recipients(ids) if ids else await self._matching(selectors)
         matched = 0
         now = app.clock.monotonic()
         for r in found:
@@ -138,23 +148,11 @@ class Commands:
         return {"matched": matched}
 
     async def on_queue_remove(
-        self,
-        selectors: dict[str, Any] | None = None,
-        ids: list[str] | None = None,
-        dry_run: bool = False,
-        all: bool = False,
+        self, ids: list[str] | None = None, dry_run: bool = False, all: bool = False, **selectors: Any
     ) -> dict[str, Any]:
         """Ends recipients as `removed`. What is being sent at this moment is left alone."""
         app = self._app
-        if ids:
-            found = []
-            for id in ids:
-                try:
-                    found += app.index.recipients_of(self._find(id))
-                except CommandError:
-                    continue  # another worker has it
-        else:
-            found = await self._matching(selectors or {})
+        found = self._recipients(ids) if ids else await self._matching(selectors)
         matched = 0
         keys = [(r, app.index.message_info(app.index.recipient_info(r)[0])[0]) for r in found]
         for r, msgid in keys:
@@ -168,10 +166,6 @@ class Commands:
                 if matched % SLICE_ENDED == 0:
                     await asyncio.sleep(0)
         return {"matched": matched}
-
-    async def on_queue_count(self, selectors: dict[str, Any] | None = None, suspended: bool = False) -> dict[str, Any]:
-        """How many recipients match; with `suspended` only those that a suspension holds."""
-        return {"matched": len(await self._matching(selectors or {}, SUSPENDED if suspended else -1))}
 
     def on_suspensions(self, suspensions: list[dict[str, Any]]) -> dict[str, Any]:
         self._app.board.set_suspensions(suspensions)
