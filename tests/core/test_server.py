@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import re
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -657,6 +659,27 @@ def test_a_lost_connection_needs_no_more(connect: Connect) -> None:
     machine.answer(b"250 2.0.0 Stored\r\n", 2.0)
     machine.receive(b"NOOP\r\n", 2.0)
     assert (machine.next_event(), machine.take_output(), machine.backlog) == (server.NONE, b"", 0)
+
+
+def test_connections_leave_nothing_behind(connect: Connect) -> None:
+    """Objects of the allocator, before and after many connections of every kind of end."""
+
+    def rounds(number: int) -> int:
+        for _ in range(number):
+            for ending in (BODY[0], b"bare\n\r\n.\r\n", b"x" * 5000, b"\r\n" + b"x" * 5000 + b"\r\n.\r\n"):
+                dialogue = connect(spill_bytes=2000)
+                dialogue.say(M[0] + R[0] + D[0])
+                dialogue.say(ending)
+                dialogue.say(b"NO")
+                dialogue.machine.connection_lost()
+            dialogue = connect(late=True)
+            dialogue.say(M[0] + R[0] + b"BDAT 5000\r\n" + b"x" * 5000 + b"RSET\r\n" + b"NOOP" * 1000)
+        del dialogue
+        gc.collect()
+        return sys.getallocatedblocks()
+
+    before = rounds(20)
+    assert rounds(300) - before < 200
 
 
 def test_wrong_option_is_named() -> None:

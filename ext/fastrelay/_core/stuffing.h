@@ -1,13 +1,15 @@
 /* Byte scans for content: sixteen octets at a time with SSE2, eight at a time elsewhere.
  *
  * Both give the same masks; fr_scan64_portable is always compiled so that tests can hold one against the other.
+ * CFLAGS=-DFASTRELAY_PORTABLE builds without SSE2.
  */
 #ifndef FASTRELAY_STUFFING_H
 #define FASTRELAY_STUFFING_H
 
 #include <stdint.h>
 #include <string.h>
-#if defined(__SSE2__)
+#if defined(__SSE2__) && !defined(FASTRELAY_PORTABLE)
+#define FR_SSE2 1
 #include <emmintrin.h>
 #endif
 
@@ -43,7 +45,7 @@ static inline void fr_scan64_portable(const unsigned char *p, fr_masks *m)
     }
 }
 
-#if defined(__SSE2__)
+#ifdef FR_SSE2
 static inline uint64_t fr_equal64(const __m128i v[4], char octet)
 {
     const __m128i want = _mm_set1_epi8(octet);
@@ -135,7 +137,7 @@ static inline int64_t fr_plain_blocks(const unsigned char *p, int64_t n, int64_t
 static inline int64_t fr_find_lf_dot(const unsigned char *p, int64_t from, int64_t n)
 {
     int64_t i = from;
-#if defined(__SSE2__)
+#ifdef FR_SSE2
     const __m128i lf = _mm_set1_epi8('\n'), dot = _mm_set1_epi8('.');
     for (; i + 65 <= n; i += 64) {
         __m128i hit[4];

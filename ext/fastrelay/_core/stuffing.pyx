@@ -10,7 +10,8 @@ ends DATA is still judged by the octets that came: a dot after a repaired line e
 stuffed when the content is sent on.
 
 Known faults: a block that holds a bare CR or LF, or a dot at a line start, is scanned again from there, so content that
-is nothing but bare LFs goes about fifty times slower than text. Off x86 the scan is eight octets wide, not sixteen.
+is nothing but bare LFs goes about fifty times slower than text. Off x86 the scan is eight octets wide, which reads
+contents at about a third of the speed.
 """
 
 cimport cython
