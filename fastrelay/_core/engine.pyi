@@ -1,0 +1,100 @@
+from collections.abc import Callable
+from typing import Any
+
+from fastrelay._core.commit import Spool
+from fastrelay._core.envelope import Envelope
+from fastrelay._core.index import Domain, Index, SiteQueue
+from fastrelay._core.inflight import Inflight
+from fastrelay._core.record import Record
+from fastrelay._core.scan import Scan
+from fastrelay._core.slab import Slab
+from fastrelay._core.transaction import Transaction
+from fastrelay.spool.errors import SpoolError
+
+READ_BUFFER_BYTES: int
+PLAIN_NAME: bytes
+
+class Accepted:
+    connection: Any
+    msgid: int
+    raw: bytes
+    content: bytes | None
+    domains: list[Domain]
+    size: int
+    campaign: int
+    tenant: int
+    since: float
+
+class Hot: ...
+
+class Delivery:
+    transaction: Transaction
+    session: Any
+    message: int
+    msgid: int
+    spool: int
+    recipients: list[int]
+    record: Record
+    started: float
+
+class Engine:
+    index: Index
+    spools: list[Spool]
+    inflights: list[Inflight]
+    tags: list[bytes]
+    slab: Slab
+    cold: Any
+    monotonic: Callable[[], float]
+    wall: Callable[[], float]
+    read_buffer: bytearray
+    hostname: bytes
+    received_limit: int
+    queued_limit: int
+    recipients_per_transaction: int
+    hot_limit: int
+    loading_limit: int
+    expire_ms: int
+    suspensions: bool
+    held_back: bool
+    field_names: dict[Any, Any]
+    loading: int
+    accept_edit: Callable[[Envelope], tuple[bytes, bytes, bytes, int, bytes] | None] | None
+    @property
+    def hot_bytes(self) -> int: ...
+    def __init__(
+        self,
+        index: Index,
+        slab: Slab,
+        cold: Any,
+        *,
+        monotonic: Callable[[], float],
+        wall: Callable[[], float],
+        hostname: bytes,
+        received_limit: int,
+        queued_limit: int,
+        recipients_per_transaction: int,
+        hot_bytes: int,
+        expire_ms: int,
+        field_names: dict[Any, Any],
+    ) -> None: ...
+    def add_spool(self, spool: Spool, inflight: Inflight, tag: str | bytes) -> int: ...
+    def message_id(self, msgid: int, spool: int = 0) -> str: ...
+    def event(self, name: str, spool: int, msgid: int, fields: dict[str, Any]) -> None: ...
+    def accept(
+        self, connection: Any, envelope: Envelope, client: bytes, trace_head: bytes, large: Any, now: float
+    ) -> bytes | None: ...
+    def on_commit(self, cookies: list[Any], error: SpoolError | None) -> None: ...
+    def load_slice(
+        self, scan: Scan, spool: int, most: int, suspects: dict[int, list[int]], power_mark: int, now: float
+    ) -> bool: ...
+    def place_ready(self, r: int, now: float) -> int: ...
+    def advance(self, now: float, most: int = 2000) -> int: ...
+    def route_pending(self, domain: Domain, now: float) -> None: ...
+    def count(self, spool: int, outcome: int, n: int) -> None: ...
+    def wake(self, site: SiteQueue) -> int: ...
+    def wake_dirty(self, now: float) -> None: ...
+    def pull(self, site: SiteQueue, source: int, most: int, now: float) -> Delivery | None: ...
+    def body_leaves(self, delivery: Delivery) -> int: ...
+    def released(self, delivery: Delivery) -> int: ...
+    def forget_hot(self, msgid: int) -> None: ...
+    def settle_delivered(self, delivery: Delivery, tail: bytes, now: float) -> int: ...
