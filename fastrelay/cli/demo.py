@@ -130,8 +130,8 @@ async def _shown(show: Demonstration) -> Result:
             running.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):
                 await running
-    for line in summary(result):
-        console.print(line)
+    for part in summary(result):
+        console.print(part, soft_wrap=isinstance(part, str))  # commands must stay on one line to be pasted
     return result
 
 

@@ -3,7 +3,8 @@
 Most are built with Python's email package (multipart/alternative, quoted-printable, base64 attachments, inline
 images, UTF-8 headers), some by hand as raw octets: 8-bit text, lines of exactly 998 octets, dots at line starts
 in every place where stuffing can go wrong, no final text line, an empty body. What is sent to one recipient is a
-``X-Sim-Id`` line and a ``To`` line in front of the newsletter, so every message differs and can be accounted for.
+campaign line, a ``X-Sim-Id`` line and a ``To`` line in front of the newsletter, so every message differs and can be
+accounted for.
 
 Known faults: no SMTPUTF8 addresses (headers of 8-bit octets are RFC 2047 encoded, as newsletters have them).
 """
@@ -61,13 +62,18 @@ class Message:
 
     @property
     def head(self) -> bytes:
-        """The lines in front of the newsletter."""
+        """The lines in front of the newsletter, from the id on: what arrives, whatever a relay puts before it."""
         return b"%b: %d\r\nTo: <%b>\r\n" % (ID_HEADER, self.number, self.recipient)
 
     @property
+    def campaign_line(self) -> bytes:
+        """The line that names the campaign to the relay, which removes it."""
+        return b"X-Fastrelay-Campaign: %b\r\n" % self.newsletter.name.encode()
+
+    @property
     def content(self) -> bytes:
-        """All octets, not stuffed."""
-        return self.head + self.newsletter.octets
+        """All octets as they are submitted, not stuffed."""
+        return self.campaign_line + self.head + self.newsletter.octets
 
     @property
     def message_id(self) -> bytes:
@@ -161,7 +167,6 @@ def _built(chance: random.Random, number: int) -> tuple[str, bytes]:
     letter["Message-ID"] = f"<letter.{number}.{chance.getrandbits(48):x}@news.sender.example>"
     letter["List-Unsubscribe"] = f"<https://news.sender.example/u/{chance.getrandbits(64):x}>"
     letter["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
-    letter["X-Fastrelay-Campaign"] = f"letter-{number}"
     paragraphs = _paragraphs(chance, chance.randint(4, 12))
     encoding = ("quoted-printable", "8bit", "base64")[number % 3] if policy is _HTML_POLICY else "quoted-printable"
     letter.set_content(f"{title}\n\n" + "\n\n".join(paragraphs) + "\n", cte=encoding)
@@ -205,7 +210,6 @@ def _raw(name: str, number: int, body: bytes, *headers: bytes) -> tuple[str, byt
         b"Subject: raw letter %d, %b" % (number, name.encode()),
         b"Date: Mon, 02 Mar 2026 08:00:00 +0000",
         b"Message-ID: <raw.%d@news.sender.example>" % number,
-        b"X-Fastrelay-Campaign: raw-%d" % number,
         b"MIME-Version: 1.0",
         *headers,
     ]

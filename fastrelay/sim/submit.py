@@ -88,7 +88,7 @@ class Submitter:
     def accepted(self, message: Message) -> None:
         """A 2xx reply to a message."""
         self.progress.accepted += 1
-        self.progress.octets += len(message.head) + len(message.newsletter.octets)
+        self.progress.octets += len(message.campaign_line) + len(message.head) + len(message.newsletter.octets)
         if self.on_accepted is not None:
             self.on_accepted(message)
 
@@ -239,7 +239,7 @@ class _Session(asyncio.Protocol):
         assert self._message is not None
         if line[:1] == b"3" and not self._refusal:
             self._content_sent = True
-            self._write(self._message.head, self._message.newsletter.stuffed, b".\r\n")
+            self._write(self._message.campaign_line, self._message.head, self._message.newsletter.stuffed, b".\r\n")
             self._on_reply = self._on_final
         elif line[:1] == b"3":
             self._write(b".\r\n")
