@@ -106,19 +106,20 @@ static inline void fr_end_line(fr_run *run, int64_t lf)
     run->line_from = lf + 1;
 }
 
-/* Goes over p[0 .. n) in blocks of 64 while no octet needs a decision (a bare CR or LF; with `dots`, a dot at a line
- * start), and gives how many octets that were. `offset` is that of p[0]. */
-static inline int64_t fr_plain_blocks(const unsigned char *p, int64_t n, int64_t offset, int dots, fr_run *state)
+/* Goes over p[0 .. n) in blocks of 64 while no octet needs a decision (with `bare`, a bare CR or LF; with `dots`, a dot
+ * at a line start), and gives how many octets that were. `offset` is that of p[0]. */
+static inline int64_t fr_plain_blocks(const unsigned char *p, int64_t n, int64_t offset, int bare, int dots,
+                                      fr_run *state)
 {
     fr_run run = *state; /* in registers */
     fr_masks m;
-    const uint64_t watch = dots ? ~0ULL : 0;
+    const uint64_t watch_bare = bare ? ~0ULL : 0, watch_dot = dots ? ~0ULL : 0;
     int64_t i = 0;
     for (; i + 64 <= n; i += 64) {
         fr_scan64(p + i, &m);
         uint64_t after_cr = m.cr << 1 | run.after_cr;
         uint64_t ends = m.lf & after_cr;
-        if ((m.lf ^ after_cr) | (m.dot & watch & (ends << 1 | run.line_start)))
+        if (((m.lf ^ after_cr) & watch_bare) | (m.dot & watch_dot & (ends << 1 | run.line_start)))
             break;
         run.after_cr = m.cr >> 63;
         run.line_start = ends >> 63;

@@ -9,8 +9,8 @@ CR.CR are content (SMTP smuggling, CVE-2023-51764). With `repair` a bare CR or L
 ends DATA is still judged by the octets that came: a dot after a repaired line end is content, kept as it is, and is
 stuffed when the content is sent on.
 
-Known faults: a block that holds a bare CR or LF, or a dot at a line start, is scanned again from there, so content that
-is nothing but bare LFs goes about fifty times slower than text. Off x86 the scan is eight octets wide, which reads
+Known faults: a block is scanned again behind each stuffed dot, and behind each bare CR or LF that is repaired, so
+content that is nothing but bare LFs is repaired at some 25 MB/s. Off x86 the scan is eight octets wide, which reads
 contents at about a third of the speed.
 """
 
@@ -36,7 +36,9 @@ cdef extern from "stuffing.h" nogil:
         uint64_t high
         uint64_t nul
     void fr_end_line(fr_run* run, int64_t lf) noexcept
-    int64_t fr_plain_blocks(const unsigned char* p, int64_t n, int64_t offset, int dots, fr_run* state) noexcept
+    int64_t fr_plain_blocks(
+        const unsigned char* p, int64_t n, int64_t offset, int bare, int dots, fr_run* state
+    ) noexcept
     void fr_scan64(const unsigned char* p, fr_masks* m) noexcept
     void fr_scan64_portable(const unsigned char* p, fr_masks* m) noexcept
     void fr_scan_tail(const unsigned char* p, int n, fr_masks* m) noexcept
@@ -311,6 +313,8 @@ cdef class Unstuffer:
         cdef fr_run run
         cdef fr_masks found
         cdef uint64_t after_cr, ends, stop
+        # Once a content is refused for a bare line end, no further one matters.
+        cdef bint bare = self.repair or not self.bare
         cdef Py_ssize_t begin = i
         cdef int width, k
         run.after_cr = self._state == AFTER_CR
@@ -319,14 +323,14 @@ cdef class Unstuffer:
         run.longest_line = self.longest_line
         run.empty_line = self.header_length
         run.high = run.nul = 0
-        i += fr_plain_blocks(p + i, n - i, offset, self.dots, &run)
+        i += fr_plain_blocks(p + i, n - i, offset, bare, self.dots, &run)
         if i < n:
             # The block with the decision, or the tail.
             width = <int>min(n - i, 64)
             fr_scan_tail(p + i, width, &found)
             after_cr = found.cr << 1 | run.after_cr
             ends = found.lf & after_cr
-            stop = found.lf ^ after_cr
+            stop = found.lf ^ after_cr if bare else 0
             if self.dots:
                 stop |= found.dot & (ends << 1 | run.line_start)
             if width < 64:
