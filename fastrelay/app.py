@@ -43,7 +43,9 @@ DUE_SLICE = 2000
 class App:
     """One worker. `slot` of `slots`; everything it needs comes in the constructor."""
 
-    def __init__(self, config: Config, *, state_dir: str, slot: int, slots: int, clock: Clock, table: Table, slab: Slab):
+    def __init__(
+        self, config: Config, *, state_dir: str, slot: int, slots: int, clock: Clock, table: Table, slab: Slab
+    ):
         self.config = config
         self.state_dir = state_dir
         self.slot = slot
@@ -134,7 +136,10 @@ class App:
     # -- life ---------------------------------------------------------------------------------------------------------
 
     async def start(self, orphans: list[str], suspensions: list[dict[str, Any]]) -> list[str]:
-        """Opens the spools, listens, begins to deliver; gives the addresses it listens at. Raises what the operator must hear."""
+        """Opens the spools, listens, begins to deliver; gives the addresses it listens at.
+
+        Raises what the operator must hear.
+        """
         os.makedirs(os.path.join(self.state_dir, "spool"), mode=0o700, exist_ok=True)
         self.recovery.open(f"w{self.slot}")
         self.event_log = EventLog(
@@ -330,7 +335,7 @@ class App:
 
     def drain_dns(self) -> list[tuple[str, int, list[float]]]:
         """DNS queries since the last call: (result, number, seconds of each)."""
-        stats = self.router.resolver.stats
+        stats = self.router.resolver.stats  # type: ignore[attr-defined]
         now = {
             "ok": stats.answers - stats.nxdomain - stats.nodata,
             "nxdomain": stats.nxdomain,
@@ -395,5 +400,3 @@ class Cold:
         if envelope.envid:
             parameters += b" ENVID=" + envelope.envid
         return parameters
-
-

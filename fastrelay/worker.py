@@ -1,7 +1,7 @@
 """A worker process: the relay of one slot, and its line to the supervisor.
 
-Started by the supervisor as `python -m fastrelay.worker`; the first line on its control channel is the start message. It
-ends when it was told to drain, or with its supervisor (PR_SET_PDEATHSIG).
+Started by the supervisor as `python -m fastrelay.worker`; the first line on its control channel is the start message.
+It ends when it was told to drain, or with its supervisor (PR_SET_PDEATHSIG).
 """
 
 from __future__ import annotations

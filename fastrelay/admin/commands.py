@@ -171,9 +171,7 @@ class Commands:
         self._app.board.set_suspensions(suspensions)
         return {}
 
-    async def on_send(
-        self, to: str, source: str | None = None, trace: bool = False, **more: Any
-    ) -> dict[str, Any]:
+    async def on_send(self, to: str, source: str | None = None, trace: bool = False, **more: Any) -> dict[str, Any]:
         return await send_test_message(self._app, to, source=source, reverse_path=more.get("from") or "")
 
     # -- life ---------------------------------------------------------------------------------------------------------

@@ -62,7 +62,11 @@ async def send_test_message(app: App, to: str, *, source: str | None, reverse_pa
     targets, failure = await app.router.targets(route.site, now)
     if failure is not None:
         outcome = "deferred" if failure.action == "defer" else "failed"
-        return {"dialogue": talk.lines, "outcome": outcome, "reply": f"{failure.code} {failure.enhanced} {failure.text}"}
+        return {
+            "dialogue": talk.lines,
+            "outcome": outcome,
+            "reply": f"{failure.code} {failure.enhanced} {failure.text}",
+        }
     reverse = reverse_path or f"postmaster@{app.config.hostname}"
     last = "no address of the right family"
     for target in targets:
@@ -105,9 +109,7 @@ async def _dialogue(app: App, talk: Dialogue, source: Any, sock: Any, to: str, r
     client = SmtpClient(source.ehlo, app.clock.monotonic(), timeouts=app.timeouts, allow_chunking=False)
     client.trace = talk.note
     content = _message(app, to, reverse)
-    tx = Transaction()
-    tx.reverse_path, tx.recipients = reverse.encode(), [to.encode()]
-    tx.mail_parameters, tx.prefix, tx.content, tx.size = b"", b"", content, len(content)
+    tx = Transaction(reverse.encode(), [to.encode()], content)
     begun = False
     while True:
         for octets in client.take_output():
@@ -121,6 +123,7 @@ async def _dialogue(app: App, talk: Dialogue, source: Any, sock: Any, to: str, r
             break
         elif event == EVENT_GREETING_REFUSED:
             reply = client.last_reply
+            assert reply is not None
             outcome = "failed" if reply.code // 100 == 5 else "deferred"
             return {"dialogue": talk.lines, "outcome": outcome, "reply": f"{reply.code} {reply.text_for_log()}"}
         elif event == EVENT_CLOSING:

@@ -58,7 +58,7 @@ class Viewer:
                 providers[name] = providers.get(name, 0) + domain.queued
         total["by_provider"] = providers
         total["segments_bytes"] = app.spool_usage()["bytes"]
-        total["loading"] = app.recovery.loading > 0
+        total["workers_loading"] = int(app.recovery.loading > 0)
         return total
 
     def status(self) -> dict[str, Any]:
@@ -212,14 +212,12 @@ class Viewer:
             out.append({"recipient": address, "reason": reason, "detail": detail, "until_seconds": until})
         return out
 
-    def _why_one(
-        self, r: int, info: tuple[Any, ...], state: MessageState, now: float
-    ) -> tuple[str, str, float | None]:
+    def _why_one(self, r: int, info: tuple[Any, ...], state: MessageState, now: float) -> tuple[str, str, float | None]:
         app = self._app
         domain, place = info[2], info[3]
         one = state.recipients[info[1]]
         if place == 2:
-            seconds = app.index.due_in_ms(r, int(now * 1000)) / 1000
+            seconds = (app.index.due_in_ms(r, int(now * 1000)) or 0) / 1000
             return "retry_backoff", f"deferred {info[4]} times, last: {one.reply or 'no reply'}", round(seconds, 1)
         if place == 3:
             waits = max(0.0, domain.wait_until - now)

@@ -64,7 +64,8 @@ async def stream_body(app: App, session: Any) -> None:
             if session.delivery is not delivery or session.closed or not session.chunk(octets, last) or last:
                 return
     except Exception as error:
-        log.error("content of message %s can't be read: %s", app.engine.message_id(delivery.msgid, delivery.spool), error)
+        name = app.engine.message_id(delivery.msgid, delivery.spool)
+        log.error("content of message %s can't be read: %s", name, error)
         app.poisoned(delivery, error)
         session.abort()
     finally:

@@ -1,7 +1,7 @@
 """The pool of one site: how many connections, from which source, to which host.
 
-Connections grow with what is ready, up to `connections_per_site` for each source, counted over all workers in the shared
-table. A host that can't be used is remembered for a while (hosts.py), the next one by preference is tried, and
+Connections grow with what is ready, up to `connections_per_site` for each source, counted over all workers in the
+shared table. A host that can't be used is remembered for a while (hosts.py), the next one by preference is tried, and
 when none is left the site backs off; that burns no attempt of any message.
 
     reason            what the head of the site's queue waits for
@@ -19,7 +19,7 @@ import asyncio
 import contextlib
 import errno
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fastrelay._core.client import SmtpClient
 from fastrelay._core.session import Session
@@ -135,7 +135,8 @@ class Pool:
                 return
             usable = [t for t in targets if source.reaches(t.family)]
             if not usable:
-                outcome, detail = "no_source", f"source {source.name} has no address of the family that {queue.key} needs"
+                outcome = "no_source"
+                detail = f"source {source.name} has no address of the family that {queue.key} needs"
             for target in app.hosts.in_order(usable, app.clock.monotonic()):
                 outcome, detail, code = await self._try(source, target)
                 if outcome == "ready":
@@ -171,7 +172,7 @@ class Pool:
             session = self._session(source, target)
             waiter: asyncio.Future[str] = loop.create_future()
             self._waiting[session] = waiter
-            await loop.create_connection(lambda: session, sock=sock)
+            await loop.create_connection(lambda: cast(asyncio.BaseProtocol, session), sock=sock)
             if not session.closed:
                 app.sessions.add(session)
             app.observe_connect(app.clock.monotonic() - began)

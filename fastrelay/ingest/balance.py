@@ -1,7 +1,7 @@
 """Spreads client connections over the workers.
 
-SO_REUSEPORT hashes: ten connections over eight workers leave two idle. So each worker publishes how many clients it has in
-the shared table, and one that is above its fair share passes a freshly accepted socket to the worker with the
+SO_REUSEPORT hashes: ten connections over eight workers leave two idle. So each worker publishes how many clients it has
+in the shared table, and one that is above its fair share passes a freshly accepted socket to the worker with the
 fewest, over a Unix datagram socket in the state directory (SCM_RIGHTS). Nothing waits for an answer: where the other
 worker is gone, the socket stays here.
 

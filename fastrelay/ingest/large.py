@@ -21,6 +21,7 @@ class LargeContent:
     """Collects chunks, writes them in order; `finish` tells the connection when all are written."""
 
     def __init__(self, app: App, connection: Any) -> None:
+        self._app = app
         self._connection = connection
         self._file = app.own_spool.large_file()
         self._chunks: list[bytes] = []

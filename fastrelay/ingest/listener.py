@@ -1,7 +1,7 @@
 """SMTP listeners of one worker: accepting, who may relay, connection limits, idle deadlines.
 
-Every worker has its own socket on each address (SO_REUSEPORT), so the kernel spreads connections. That spread is bad for
-few connections, so a worker above its fair share hands an accepted socket to the least loaded one (balance.py).
+Every worker has its own socket on each address (SO_REUSEPORT), so the kernel spreads connections. That spread is bad
+for few connections, so a worker above its fair share hands an accepted socket to the least loaded one (balance.py).
 
 Sockets are accepted here rather than by uvloop: libuv accepts and closes silently when descriptors run out, and a
 connection over the limit deserves its 421.
@@ -16,7 +16,7 @@ import errno
 import ipaddress
 import logging
 import socket
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fastrelay._core.ingest import Connection
 from fastrelay._core.server import ServerLimits, SmtpServer
@@ -164,7 +164,9 @@ class Listener:
 
     async def _start(self, connection: Connection, sock: socket.socket) -> None:
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, sock)
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: cast(asyncio.BaseProtocol, connection), sock
+            )
         except OSError:
             sock.close()
         finally:

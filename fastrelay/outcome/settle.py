@@ -190,7 +190,8 @@ class Settler:
         else:
             state.status = DELIVERED if verdict.kind == "delivered" else FAILED
             app.engine.count(delivery.spool, COUNTERS[state.status], 1)
-        app.engine.event(verdict.kind, delivery.spool, delivery.msgid, {k: v for k, v in fields.items() if v is not None})
+        present = {key: value for key, value in fields.items() if value is not None}
+        app.engine.event(verdict.kind, delivery.spool, delivery.msgid, present)
         return verdict.kind != "deferred"
 
     def _fields(self, delivery: Any, number: int, domain: Any, attempt: int, now: float) -> dict[str, Any]:

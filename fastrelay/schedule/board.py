@@ -1,4 +1,4 @@
-"""Which domain waits for what: routes, sites, retries, expiry, suspensions. The engine calls this off its straight path.
+"""Which domain waits for what: routes, sites, expiry, suspensions. The engine calls this off its straight path.
 
 A domain's mail waits in the domain's own queue until its route is known, then in the queue of its site. A route that
 fails ends the mail at once; one that can't be found now is asked for again, and the mail says `dns`.
@@ -169,7 +169,12 @@ class Board:
         index.forget_idle_domains(DOMAINS_KEPT)
         for key, queue in list(self.sites.items()):
             pool = queue.pool
-            if not queue.ready() and not pool.sessions and not pool.connecting and now - pool.last_used > POOL_IDLE_SECONDS:
+            if (
+                not queue.ready()
+                and not pool.sessions
+                and not pool.connecting
+                and now - pool.last_used > POOL_IDLE_SECONDS
+            ):
                 self._forget_site(key, queue)
 
     def _forget_site(self, key: str, queue: Any) -> None:
@@ -191,7 +196,8 @@ class Board:
         task.add_done_callback(self._tasks.discard)
 
     async def _release_suspended(self) -> None:
-        index, start = self._app.index, 0
+        index = self._app.index
+        start: int | None = 0
         while start is not None:
             start, found = index.select(start, 20_000, place=SUSPENDED)
             for r in found:

@@ -67,7 +67,9 @@ class Recovery:
         if inflight.power_lost:
             mark = spool.next_id()
             spool.environment.put("meta", POWER_MARK, mark.to_bytes(8, "big"))
-            log.warning("%s: the host lost power; mail that was due is flagged possible_duplicate when it is sent", path)
+            log.warning(
+                "%s: the host lost power; mail that was due is flagged possible_duplicate when it is sent", path
+            )
         app.power_marks.append(mark)
         suspects = dict(inflight.list_all())
         if not suspects:
@@ -107,7 +109,13 @@ class Recovery:
         self._app.engine.spools[number].put_meta(b"suspects_flagged", b"1", on_disk)
 
     def load_one(
-        self, spool: int, msgid: int, raw: bytes, state_raw: bytes | None, doubtful: list[int] | None, accepted_at_ms: int
+        self,
+        spool: int,
+        msgid: int,
+        raw: bytes,
+        state_raw: bytes | None,
+        doubtful: list[int] | None,
+        accepted_at_ms: int,
     ) -> None:
         """A message with a state, or one that was in flight."""
         app = self._app
