@@ -102,6 +102,17 @@ def test_a_refused_mail_decides_for_all(keywords: tuple[str, ...]) -> None:
     assert wire.said().endswith(b"RSET\r\n")
 
 
+def test_nothing_is_sent_behind_a_refused_mail_though_recipients_were_taken() -> None:
+    wire = session("PIPELINING").begin(mail())
+    wire.said()
+    assert wire.server(b"550 s\r\n250 a\r\n354 go\r\n").said() == b".\r\n"
+    wire.server(b"554 no\r\n")
+    assert wire.finished[0].reply_for(0) == Reply(550, b"s")
+    wire = session("PIPELINING", "CHUNKING").begin(mail(content=LARGE))
+    wire.said()
+    assert wire.server(b"550 s\r\n250 a\r\n").said() == b"RSET\r\n"
+
+
 def test_data_refused_keeps_the_reply() -> None:
     wire = session("PIPELINING").begin(mail()).server(b"250 s\r\n250 a\r\n451 later\r\n")
     tx = wire.finished[0]
@@ -327,6 +338,14 @@ def test_a_refused_chunk_stops_the_rest_and_is_read_in_step() -> None:
     assert (tx.stage, tx.reply_for(0)) == (Stage.STAGE_BODY, Reply(552, b"5.3.4 too big"))
     assert wire.server(b"250 reset\r\n").happened() == ["DONE", "READY"]
     assert wire.begin(mail()).said().startswith(b"MAIL")
+
+
+def test_no_chunk_is_asked_for_behind_a_refused_one() -> None:
+    wire = session("PIPELINING", "CHUNKING").begin(mail(content=None, size=99), [b"x"] * 20)
+    wire.server(b"250 s\r\n250 r\r\n")
+    wire.happened()
+    wire.server(b"250 first\r\n552 5.3.4 too big\r\n")
+    assert wire.happened() == []
 
 
 def test_2xx_to_the_last_chunk_behind_a_refused_one_is_no_success() -> None:

@@ -131,11 +131,19 @@ def test_the_same_line_gives_the_same_object_and_another_does_not() -> None:
     assert fifth.text == b"2.1.5 Recipient oh"
 
 
-def test_after_a_cached_reply_a_long_one_is_counted_from_nothing() -> None:
+@pytest.mark.parametrize("octets", [b"250 " + b"x" * 400 + b"\r\n", b"250-" + b"x" * 400 + b"\r\n250 x\r\n"])
+def test_the_total_is_of_one_reply(octets: bytes) -> None:
+    assert len(parse(octets * 400)[0]) == 400
+
+
+def test_each_reply_is_counted_from_nothing() -> None:
     parser = ReplyParser()
-    for _ in range(3):
+    for i in range(200):
         assert len(parser.feed(LINE * 40)) == 40
-        assert len(parser.feed(b"250-" + b"x" * 1018 + b"\r\n" + b"250 x\r\n")) == 1
+        (reply,) = parser.feed(b"250-" + b"x" * 400 + b"\r\n250-y\r\n250 %03d\r\n" % i)
+        assert reply.text == b"x" * 400 + b"\ny\n%03d" % i
+        (reply,) = parser.feed(b"250 " + b"x" * 400 + b"%03d\r\n" % i)
+        assert len(reply.text) == 403
     assert parser.error is None
 
 
