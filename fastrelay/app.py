@@ -76,7 +76,6 @@ class App:
             recipients_per_transaction=config.delivery.recipients_per_transaction,
             hot_bytes=config.delivery.hot_cache_bytes // slots,
             expire_ms=int(config.retry.expire_seconds * 1000),
-            field_names={},
         )
         self._configure()
         self.router = self._router(None)
@@ -115,7 +114,9 @@ class App:
             rset=waits.rset_seconds,
             quit=waits.quit_seconds,
         )
-        self.engine.accept_edit = HeaderNames(config.headers).edit
+        headers = HeaderNames(config.headers)
+        self.engine.accept_edit = headers.edit
+        self.engine.set_field_names(headers.names)
         self.engine.expire_ms = int(config.retry.expire_seconds * 1000)
 
     def _router(self, sites: Any) -> Router:
@@ -383,6 +384,11 @@ class Cold:
         self.load = recovery.load_one
         self.damaged = app.damaged
         self._app = app
+
+    def failed(self, where: str, error: Exception) -> None:
+        """A bug of ours, off the path of any one message."""
+        self._app.count_error("worker")
+        log.error("%s: %r; please report this", where, error, exc_info=error)
 
     def bad_record(self, spool: int, msgid: int) -> None:
         """A record that can't be read is left where it is, and said."""

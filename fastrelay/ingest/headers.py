@@ -19,6 +19,7 @@ class HeaderNames:
         for meaning in ("campaign", "tenant", "pool", "priority"):
             for rank, name in enumerate(getattr(headers, meaning)):
                 self._meaning[name.lower().encode()] = (meaning, rank)
+        self.names = list(self._meaning)
         names = b"|".join(re.escape(name) for name in self._meaning)
         # A field with its folded lines (RFC 5322 section 2.2.3), at the start of the header or behind a line end.
         self._fields = re.compile(rb"(?im)^(" + names + rb")[ \t]*:((?:[^\r\n]|\r\n[ \t])*)\r\n") if names else None

@@ -192,6 +192,13 @@ class Listener:
         self.connections.discard(connection)
         self._app.balance.publish()
 
+    def broke(self, connection: Connection, error: Exception) -> None:
+        """A bug of ours in this connection: it is cut off, and said. The client still has its message."""
+        self._app.count_error("ingest")
+        log.error("connection from %s broke; please report this", connection.client.decode(), exc_info=error)
+        if connection.transport is not None:
+            connection.transport.abort()
+
     def large_file(self, connection: Connection) -> LargeContent:
         """Where a content that is too large for memory goes."""
         return LargeContent(self._app, connection)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 READY, RETRY, DNS, IN_FLIGHT, SUSPENDED, QUARANTINED, LOADING = range(1, 8)
+RESORT_SLICE = 5_000  # messages that new suspensions are held against before the loop gets its turn
 SLICE = 500  # recipients ended or looked at before the loop gets its turn
 DOMAINS_KEPT = 50_000
 POOL_IDLE_SECONDS = 300.0
@@ -87,7 +88,8 @@ class Board:
         domain.resolving = False
         if route.action == "site":
             domain.site = self.site_queue(route.site, now)
-            domain.route_expires = max(route.expires_at, now + 1)
+            # At refresh_at the router is asked again, which renews the route in the background before it ends.
+            domain.route_expires = max(min(route.refresh_at, route.expires_at), now + 1)
             domain.wait_detail = ""
             self._app.engine.route_pending(domain, now)
             return
@@ -191,18 +193,24 @@ class Board:
         """Takes the supervisor's list; what is no longer held goes on."""
         self.suspensions = [Suspension.of(one, self._app.index, self._app.source_numbers) for one in described]
         self._app.engine.suspensions = bool(self.suspensions)
-        task = asyncio.get_running_loop().create_task(self._release_suspended())
+        task = asyncio.get_running_loop().create_task(self._resort())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _release_suspended(self) -> None:
+    async def _resort(self) -> None:
+        """Holds what the suspensions match now and lets go what they no longer do, a slice of the index at a time."""
         index = self._app.index
         start: int | None = 0
         while start is not None:
-            start, found = index.select(start, 20_000, place=SUSPENDED)
+            here = start
+            start, found = index.select(here, RESORT_SLICE, place=SUSPENDED)
             for r in found:
                 if not self.suspended(r):
                     self._app.engine.place_ready(r, self._app.clock.monotonic())
+            for place in (READY, DNS) if self.suspensions else ():
+                for r in index.select(here, RESORT_SLICE, place=place)[1]:
+                    if self.suspended(r):
+                        index.py_place(r, SUSPENDED)
             self._app.wake_soon()
             await asyncio.sleep(0)
 

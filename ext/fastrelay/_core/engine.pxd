@@ -11,6 +11,9 @@ from fastrelay._core.scan cimport Scan
 from fastrelay._core.slab cimport Slab
 from fastrelay._core.transaction cimport Transaction
 
+cdef enum:
+    FIELD_NAME_LONGEST = 77
+
 cdef class Accepted:
     cdef public object connection
     cdef public uint64_t msgid
@@ -49,7 +52,8 @@ cdef class Engine:
     cdef public Py_ssize_t received_limit, queued_limit, recipients_per_transaction, hot_limit, loading_limit
     cdef public int64_t expire_ms
     cdef public bint suspensions, held_back
-    cdef public dict field_names
+    cdef readonly frozenset field_names
+    cdef char field_initials[256]
     cdef dict hot
     cdef readonly Py_ssize_t hot_bytes
     cdef public Py_ssize_t loading
@@ -63,7 +67,9 @@ cdef class Engine:
 
     cdef int _clock(self, double wall) except -1
     cdef int _event_begin(self, const char* name, double wall, bytes tag, uint64_t msgid) except -1
-    cpdef bytes accept(self, object connection, Envelope envelope, bytes client, bytes trace_head, object large, double now)
+    cdef bint _has_field(self, bytes content, Py_ssize_t header_length) except -1
+    cpdef bytes accept(self, object connection, Envelope envelope, bytes client, bytes trace_head, object large,
+                       double now)
     cdef int _accepted(self, Accepted a, double now_ms) except -1
     cpdef Delivery pull(self, SiteQueue site, int source, int most, double now)
     cdef Delivery _load(self, uint32_t r, SiteQueue site, int most)

@@ -22,16 +22,13 @@ Crash argument, by what is on disk when the process dies (DESIGN section 4):
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_GET_SIZE
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize
-from libc.string cimport memcpy
+from libc.string cimport memchr, memset
 
 from fastrelay._core.index cimport (
-    DNS,
     IN_FLIGHT,
     LOADING,
     Message,
     NIL,
-    QUARANTINED,
     READY,
     RECIPIENT_POSSIBLE_DUPLICATE,
     RETRY,
@@ -57,6 +54,8 @@ cdef enum:
 
 import email.utils
 import time as _time
+
+from fastrelay.spool.errors import SpoolError
 
 READ_BUFFER_BYTES = 256 * 1024
 PLAIN_NAME = bytes(c if 32 < c < 127 and c not in b'()<>"\\' else 63 for c in range(256))
@@ -86,7 +85,7 @@ cdef class Engine:
 
     def __init__(self, Index index, Slab slab, cold, *, monotonic, wall, bytes hostname, Py_ssize_t received_limit,
                  Py_ssize_t queued_limit, Py_ssize_t recipients_per_transaction, Py_ssize_t hot_bytes,
-                 int64_t expire_ms, dict field_names):
+                 int64_t expire_ms):
         self.index = index
         self.slab = slab
         self.cold = cold
@@ -106,7 +105,8 @@ cdef class Engine:
         self.expire_ms = expire_ms
         self.suspensions = False
         self.held_back = False
-        self.field_names = field_names
+        self.field_names = frozenset()
+        memset(self.field_initials, 0, 256)
         self.hot = {}
         self.hot_bytes = 0
         self.loading = 0
@@ -196,14 +196,13 @@ cdef class Engine:
         cdef Py_ssize_t count = PyList_GET_SIZE(recipients), i
         cdef int flags = 0, priority = 0
         cdef double wall = self.wall()
-        cdef Text text = self.text
         if not spool.accepting:
             return spool.refusal.encode() + b"\r\n"
         if envelope.received_count > self.received_limit:
             return b"554 5.4.6 Too many Received header fields: mail loop\r\n"
         if self.index.queued_recipients + count > self.queued_limit:
             return b"452 4.3.1 Queue is full, try again later\r\n"
-        if self.accept_edit is not None:
+        if self.field_names and (content is None or self._has_field(content, envelope.header_length)):
             header = self.accept_edit(envelope)
             if header is not None:
                 campaign, tenant, pool, priority, edited = header
@@ -243,13 +242,49 @@ cdef class Engine:
         a.campaign = self.index.name_number(campaign) if campaign else 0
         a.tenant = self.index.name_number(tenant) if tenant else 0
         a.since = now
+        try:
+            if content is not None:
+                spool.put_message(a.msgid, a.raw, content, a)
+            else:
+                spool.put_message_file(a.msgid, a.raw, large.file, a)
+        except SpoolError as error:
+            return error.reply.encode() + b"\r\n"
         self._event_accepted(a, envelope, client, wall)
-        if content is not None:
-            spool.put_message(a.msgid, a.raw, content, a)
-        else:
-            spool.put_message_file(a.msgid, a.raw, large.file, a)
         self.slab.inc(self.events_total, 1)
         return None
+
+    cdef bint _has_field(self, bytes content, Py_ssize_t header_length) except -1:
+        """Whether the header has one of the fields that clients speak to us by: a look at each line's name."""
+        cdef const char* at = PyBytes_AS_STRING(content)
+        cdef const char* end = at + min(header_length, PyBytes_GET_SIZE(content))
+        cdef const char* line_end
+        cdef char name[FIELD_NAME_LONGEST]
+        cdef Py_ssize_t n
+        while at < end:
+            if self.field_initials[<unsigned char> at[0]]:
+                n = 0
+                while n < FIELD_NAME_LONGEST and at + n < end and at[n] != 58 and at[n] > 32:
+                    name[n] = at[n] + 32 if 65 <= at[n] <= 90 else at[n]
+                    n += 1
+                if n < FIELD_NAME_LONGEST and name[:n] in self.field_names:
+                    return True
+            line_end = <const char*> memchr(at, 10, end - at)
+            if line_end == NULL:
+                return False
+            at = line_end + 1
+        return False
+
+    def set_field_names(self, names):
+        """Names (lower case) of the header fields that `accept_edit` takes out, at most 76 octets each."""
+        cdef int i
+        self.field_names = frozenset(names)
+        for i in range(256):
+            self.field_initials[i] = 0
+        for name in names:
+            if len(name) >= FIELD_NAME_LONGEST:
+                raise ValueError(f"header field name of {len(name)} octets: at most {FIELD_NAME_LONGEST - 1}")
+            self.field_initials[<unsigned char> name[0]] = 1
+            self.field_initials[<unsigned char> name.upper()[0]] = 1
 
     cdef bytes _trace(self, Envelope envelope, bytes trace_head, uint64_t msgid, double wall):
         """The Received field (RFC 5321 section 4.4); `for` only where it gives no other recipient away."""
@@ -273,7 +308,6 @@ cdef class Engine:
     cdef int _event_accepted(self, Accepted a, Envelope envelope, bytes client, double wall) except -1:
         cdef Text text = self.text
         cdef bytes part
-        cdef Domain domain
         cdef bint first = True
         self._event_begin(b"accepted", wall, self.tags[0], a.msgid)
         text.add(b',"reverse_path":', 16)
@@ -315,18 +349,21 @@ cdef class Engine:
         cdef int64_t now_ms = <int64_t> (now * 1000)
         cdef Accepted a
         for cookie in cookies:
-            if type(cookie) is Accepted:
-                a = <Accepted> cookie
-                if error is None:
-                    self._accepted(a, now_ms)
-                    a.connection.stored(b"250 2.0.0 Ok: queued as " + <bytes> self.tags[0]
-                                        + b"-%x\r\n" % a.msgid, now)
+            try:
+                if type(cookie) is Accepted:
+                    a = <Accepted> cookie
+                    if error is None:
+                        self._accepted(a, now_ms)
+                        a.connection.stored(b"250 2.0.0 Ok: queued as " + <bytes> self.tags[0]
+                                            + b"-%x\r\n" % a.msgid, now)
+                    else:
+                        a.connection.stored(error.reply.encode() + b"\r\n", now)
+                elif type(cookie) is Delivery:
+                    self.released(<Delivery> cookie)
                 else:
-                    a.connection.stored(error.reply.encode() + b"\r\n", now)
-            elif type(cookie) is Delivery:
-                self.released(<Delivery> cookie)
-            else:
-                cookie(error)
+                    cookie(error)
+            except Exception as failure:
+                self.cold.failed("after a commit", failure)
         self.wake_dirty(now)
 
     cdef int _accepted(self, Accepted a, double now_ms) except -1:
@@ -336,7 +373,8 @@ cdef class Engine:
         cdef uint32_t m, r
         cdef Domain domain
         cdef Hot hot
-        m = index.add_message(a.msgid, <int64_t> now_ms, <uint32_t> a.size, <uint32_t> count, a.campaign, a.tenant, 0, 0)
+        m = index.add_message(a.msgid, <int64_t> now_ms, <uint32_t> a.size, <uint32_t> count, a.campaign, a.tenant, 0,
+                              0)
         for i in range(count - 1, -1, -1):
             domain = a.domains[i]
             if (<list> index.domain_list)[domain.number] is not domain:
@@ -346,7 +384,9 @@ cdef class Engine:
         r = index.message(m).first
         while r != NIL:
             domain = <Domain> index.domain_list[index.recipient(r).domain]
-            if domain.site is not None and domain.route_expires * 1000 > now_ms:
+            if self.suspensions and self.cold.suspended(r):
+                index.place(r, SUSPENDED)
+            elif domain.site is not None and domain.route_expires * 1000 > now_ms:
                 index.push_site(domain.site, r)
                 if not domain.site.dirty:
                     domain.site.dirty = True
@@ -376,20 +416,17 @@ cdef class Engine:
         below it that were never tried since are flagged, as the host lost power while they were due. Recipients
         land in their domain's queue, or in the wheel where the state says so.
         """
-        cdef Py_ssize_t done
+        cdef Py_ssize_t _done
         cdef const Head* head
         cdef const unsigned char* at
         cdef const unsigned char* end
         cdef const unsigned char* raw
         cdef RecipientView view
         cdef int64_t wall_ms = <int64_t> (self.wall() * 1000), now_ms = <int64_t> (now * 1000), age_ms
-        cdef uint32_t m, r, number, first
-        cdef bytes name
-        cdef Domain domain
+        cdef uint32_t m, r, number
         cdef list domains
-        cdef object doubtful
         scan.renew()
-        for done in range(most):
+        for _done in range(most):
             if not scan.next():
                 return False
             raw = <const unsigned char*> scan.record
@@ -408,7 +445,7 @@ cdef class Engine:
             domains = []
             at = first_recipient(raw)
             end = raw + scan.record_length
-            for number in range(head.recipients):
+            for _number in range(head.recipients):
                 at = next_recipient(at, end, &view)
                 if at == NULL:
                     break
@@ -447,6 +484,9 @@ cdef class Engine:
     cpdef int place_ready(self, uint32_t r, double now) except -1:
         """To its site where the route is known, else to its domain's queue."""
         cdef Domain domain = <Domain> self.index.domain_list[self.index.recipient(r).domain]
+        if self.suspensions and self.cold.suspended(r):
+            self.index.place(r, SUSPENDED)
+            return 0
         if domain.site is not None and domain.route_expires > now:
             self.index.push_site(domain.site, r)
             self.wake(domain.site)
@@ -474,7 +514,10 @@ cdef class Engine:
             r = self.index.pop(domain.pending)
             if r == NIL:
                 break
-            self.index.push_site(domain.site, r)
+            if self.suspensions and self.cold.suspended(r):
+                self.index.place(r, SUSPENDED)
+            else:
+                self.index.push_site(domain.site, r)
         self.wake(domain.site)
 
     def count(self, int spool, int outcome, int n):
@@ -561,7 +604,7 @@ cdef class Engine:
         """Record and content of a recipient just popped, with its fellow recipients at this site; None where the
         content has to be read first, or can't be."""
         cdef Index index = self.index
-        cdef uint32_t m = index.recipient(r).message, s
+        cdef uint32_t m = index.recipient(r).message
         cdef Message* message = index.message(m)
         cdef Hot hot
         cdef Record record
@@ -736,8 +779,6 @@ cdef class Engine:
         cdef Transaction tx = delivery.transaction
         cdef Reply reply = tx.final_reply
         cdef bytes part
-        cdef Py_ssize_t n
-        cdef const char* p
         self._event_begin(b"delivered", wall, self.tags[delivery.spool], delivery.msgid)
         text.add(b',"reverse_path":', 16)
         part = tx.reverse_path

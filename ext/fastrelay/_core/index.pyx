@@ -20,7 +20,6 @@ Known faults: a domain's queue numbers are recycled, but Domain objects stay unt
 """
 
 cimport cython
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 

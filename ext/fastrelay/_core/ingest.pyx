@@ -52,8 +52,11 @@ cdef class Connection:
 
     def buffer_updated(self, Py_ssize_t n):
         cdef double now = self.engine.monotonic()
-        self.server.receive_bytes(self.buffer, n, now)
-        self.pump(now)
+        try:
+            self.server.receive_bytes(self.buffer, n, now)
+            self.pump(now)
+        except Exception as error:
+            self.listener.broke(self, error)
 
     def eof_received(self):
         return False

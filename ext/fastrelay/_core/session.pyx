@@ -15,7 +15,6 @@ from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.list cimport PyList_GET_SIZE
 
 from fastrelay._core.client cimport (
-    EVENT_CLOSING,
     EVENT_DONE,
     EVENT_GREETING_REFUSED,
     EVENT_NEED_BODY,
@@ -163,7 +162,8 @@ cdef class Session:
 
     cdef bint _over_share(self) noexcept:
         """Another worker waits for connections of this site and this one holds more than its share."""
-        return self.limit > 0 and self.table.held(self.cell, self.slot) > self.table.share(self.cell, self.slot, self.limit)
+        return self.limit > 0 and (self.table.held(self.cell, self.slot)
+                                   > self.table.share(self.cell, self.slot, self.limit))
 
     cpdef bint go(self, double now) except -1:
         """Starts the next transaction; False where there is none (the session is then idle)."""
