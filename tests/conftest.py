@@ -2,8 +2,10 @@
 
 import ctypes
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -86,6 +88,15 @@ def _reap_orphans(known: set[int]) -> None:
 def endpoint() -> str:
     """A free "ADDR:PORT" on a loopback address of its own."""
     return free_endpoint()
+
+
+@pytest.fixture
+def open_tmp_path() -> Iterator[Path]:
+    """Like tmp_path, but other users may enter it, as servers that give up root need; pytest closes its own to them."""
+    path = Path(tempfile.mkdtemp(prefix="fastrelay-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
 
 
 @pytest.fixture

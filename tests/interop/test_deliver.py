@@ -45,15 +45,15 @@ def assert_same_contents(came: list[bytes], sent: dict[str, bytes]) -> None:
         assert_same(without_trace(by_name[name]), content, name)
 
 
-def test_postfix(make_relay: Maker, port: int, tmp_path: Path) -> None:
+def test_postfix(make_relay: Maker, port: int, open_tmp_path: Path) -> None:
     obstacle = private_postfix.missing()
     if obstacle:
         absent(obstacle)
     sent = dict(corpus())
     address = loopback_address()
     zone = {"d.example": ["@ MX 10 mx", f"mx A {address}"]}
-    taking = private_postfix.PostfixInstance(tmp_path / "postfix", domains=["d.example"], endpoint=f"{address}:{port}")
-    with Knot(tmp_path / "knot", zone) as knot, taking as postfix:
+    taking = private_postfix.PostfixInstance(open_tmp_path, domains=["d.example"], endpoint=f"{address}:{port}")
+    with Knot(open_tmp_path / "knot", zone) as knot, taking as postfix:
         relay = through_dns(make_relay, knot, port)
         submit(relay, "d.example", sent)
         summary = relay.wait_drained()
@@ -63,11 +63,11 @@ def test_postfix(make_relay: Maker, port: int, tmp_path: Path) -> None:
     assert_same_contents([without_trace(content, b"\n").replace(b"\n", b"\r\n") for content in came], sent)
 
 
-def test_exim(make_relay: Maker, port: int, tmp_path: Path) -> None:
+def test_exim(make_relay: Maker, port: int, tmp_path: Path, open_tmp_path: Path) -> None:
     sent = dict(corpus())
     address = loopback_address()
     zone = {"d.example": ["@ MX 10 mx", f"mx A {address}"]}
-    with Knot(tmp_path / "knot", zone) as knot, Exim(tmp_path / "exim", f"{address}:{port}") as exim:
+    with Knot(tmp_path / "knot", zone) as knot, Exim(open_tmp_path, f"{address}:{port}") as exim:
         relay = through_dns(make_relay, knot, port)
         submit(relay, "d.example", sent)
         summary = relay.wait_drained()

@@ -138,7 +138,10 @@ begin retry
 
 
 class Exim(Daemon):
-    """Exim that stores every message in a file of its own; needs root, and libnss-wrapper when it is not installed."""
+    """Exim that stores every message in a file of its own; needs root, and libnss-wrapper when it is not installed.
+
+    It delivers as another user, so the directories above must be open to others (not pytest's tmp_path).
+    """
 
     def __init__(self, directory: Path, endpoint: str | None = None) -> None:
         super().__init__(directory)
@@ -155,9 +158,7 @@ class Exim(Daemon):
         for path in (self.directory / "spool", self.mail_dir):
             path.mkdir(exist_ok=True)
             path.chmod(0o777)
-        for path in (self.directory, *self.directory.parents):
-            if not path.stat().st_mode & 0o001:
-                path.chmod(path.stat().st_mode | 0o011)
+        self.directory.chmod(0o755)
         self.spawn([program, "-C", str(config), "-bdf", "-q1m"], self._environment())
         wait_until(lambda: self.still_running() or accepts(host, port), 30, "Exim to listen")
         return self

@@ -6,6 +6,7 @@ as its own user "postfix"; `missing()` says in words why it cannot be used here,
     with PostfixInstance(directory, relay_to="127.0.0.1:2526") as postfix: ...   # relays everything to a smart host
     with PostfixInstance(directory, domains=["d.example"]) as postfix: ...       # takes mail into a maildir
 
+The directory and those above it must be open to other users (not pytest's tmp_path): most of it runs as "postfix".
 Known fault: Debian's Postfix has its programs in fixed places; no other prefix is supported.
 """
 
@@ -85,9 +86,7 @@ class PostfixInstance:
             path.mkdir(exist_ok=True)
             os.chown(path, owner.pw_uid, owner.pw_gid)
             path.chmod(mode)
-        for path in (self.directory, *self.directory.parents):  # its unprivileged daemons must reach the queue
-            if not path.stat().st_mode & 0o001:
-                path.chmod(path.stat().st_mode | 0o011)
+        self.directory.chmod(0o755)
         main = {
             "compatibility_level": "3.6",
             "queue_directory": str(self.directory / "queue"), "data_directory": str(self.directory / "data"),
