@@ -50,7 +50,8 @@ class Compactor:
             for segment, size, live_bytes, live, active in self._spool.segments()
             if not active and live and live_bytes < share * size
         )
-        chosen, total = [], 0
+        chosen: list[int] = []
+        total = 0
         for live_bytes, segment in found:
             if chosen and total + live_bytes > ROUND_BYTES:
                 break
@@ -66,7 +67,8 @@ class Compactor:
         moved = 0
         places = await self._find(segments)
         while places and self._may():
-            step, total = [], 0
+            step: list[Place] = []
+            total = 0
             while places and (not step or total + places[-1][3] <= STEP_BYTES):
                 step.append(places.pop())
                 total += step[-1][3]

@@ -112,8 +112,8 @@ ASIDE = """This spool folder was set aside by fastrelay at {time}, because its i
 
     {problem}
 
-What that means: mail that was accepted and not yet delivered may still be in here. Nothing in this folder is read or sent
-any more; new mail goes to a new folder, and the relay goes on.
+What that means: mail that was accepted and not yet delivered may still be in here. Nothing in this folder is read or
+sent any more; new mail goes to a new folder, and the relay goes on.
 
 What to do:
 
@@ -121,8 +121,8 @@ What to do:
  2. If you have a backup or snapshot of the whole folder, stop the relay, put it in this folder's place under its old
     name ({name}) and start the relay. Mail delivered since the snapshot is then delivered again.
  3. Else take what can be saved: segments/ holds the messages one after the other, each as it would be sent, without its
-    envelope. The event log (events/{name}.jsonl*) says for which message ids an "accepted" has no "delivered", "failed",
-    "expired", "suppressed" or "removed": have the application that sent them send those again.
+    envelope. The event log (events/{name}.jsonl*) says for which message ids an "accepted" has no "delivered",
+    "failed", "expired", "suppressed" or "removed": have the application that sent them send those again.
  4. Remove this folder.
 """
 
@@ -145,7 +145,7 @@ def set_aside(path: str, problem: str, *, now: float) -> str:
 
 
 def orphans(folder: str, workers: int) -> list[str]:
-    """Names of spool folders below `folder` (state/spool) whose worker no longer exists, in the order of their numbers."""
+    """Names of spool folders below `folder` (state/spool) whose worker no longer exists, by number."""
     numbers = [int(name[1:]) for name in os.listdir(folder) if name[:1] == "w" and name[1:].isdecimal()]
     return [f"w{number}" for number in sorted(numbers) if number >= workers]
 
