@@ -119,7 +119,7 @@ def make_relay(tmp_path: Path) -> Iterator[Callable[..., RelayProcess]]:
     yield make
     try:
         for relay in started:
-            if relay.process is not None:
+            if relay.process is not None and relay.process.poll() is None:
                 relay.assert_balanced()
                 relay.stop()
     finally:

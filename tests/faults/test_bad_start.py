@@ -51,8 +51,7 @@ def test_smtp_port_in_use(make_relay: Maker) -> None:
         taken.bind(relay.smtp)
         taken.listen()
         said = refused(relay)
-    assert f"{relay.smtp[0]}:{relay.smtp[1]}" in said
-    assert "in use" in said.lower()
+    assert f"port {relay.smtp[1]} at {relay.smtp[0]} is in use" in said
 
 
 def test_metrics_port_in_use(make_relay: Maker) -> None:
@@ -61,8 +60,7 @@ def test_metrics_port_in_use(make_relay: Maker) -> None:
         taken.bind(relay.metrics)
         taken.listen()
         said = refused(relay)
-    assert f"{relay.metrics[0]}:{relay.metrics[1]}" in said
-    assert "in use" in said.lower()
+    assert f"port {relay.metrics[1]} at {relay.metrics[0]} is in use" in said
 
 
 def test_unknown_key(make_relay: Maker) -> None:
