@@ -93,6 +93,7 @@ class Supervisor:
         self._reload_ok = True
         self._reload_lock = asyncio.Lock()
         self._owing_reload: set[int] = set()  # slots that have not taken over the configuration yet
+        self._started_with: dict[int, tuple[Config, list[dict[str, Any]]]] = {}  # what a slot's process was told
         self._stop = asyncio.Event()
         self._keepers: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -209,6 +210,7 @@ class Supervisor:
 
     def start_message(self, slot: int) -> dict[str, Any]:
         """What a worker needs to know to start."""
+        self._started_with[slot] = (self.config, self.suspensions.listed)
         return {
             "slot": slot,
             "slots": self._slot_count,
@@ -232,15 +234,17 @@ class Supervisor:
         self._slabs[slot.number].reset_gauges()
 
     async def _catch_up(self, slot: WorkerSlot) -> None:
-        """A worker that started during a change may have been told the state before it; both are idempotent."""
+        """A worker that was on its way during a change was told the state before it."""
+        config, suspensions = self._started_with[slot.number]
         try:
-            await slot.request("suspensions", {"suspensions": self.suspensions.listed}, RELOAD_SECONDS)
-            if slot.number in self._owing_reload:
+            if suspensions is not self.suspensions.listed:
+                await slot.request("suspensions", {"suspensions": self.suspensions.listed}, RELOAD_SECONDS)
+            if config is not self.config:
                 await slot.request("reload", {"config": to_builtins(self.config)}, RELOAD_SECONDS)
-                self._owing_reload.discard(slot.number)
-                self.table.reloading = bool(self._owing_reload)
+            self._owing_reload.discard(slot.number)
+            self.table.reloading = bool(self._owing_reload)
         except FastrelayError as error:
-            log.warning("worker %d: %s", slot.number, error)
+            log.warning("worker %d has not taken over a change: %s", slot.number, error)
 
     # --- signals ---
 
@@ -313,15 +317,18 @@ class Supervisor:
         self.config = config
         self.table.reloading = True
         self._owing_reload = {slot.number for slot in self.slots}
-        failed = await self._tell_all("reload", {"config": to_builtins(config)})
-        owing = {slot.number for slot, _ in failed}
-        for slot, error in failed:
-            log.error("worker %d has not taken over the new configuration: %s", slot.number, error)
-        self._owing_reload = {slot.number for slot in self.slots if slot.number in owing}
+        failed = dict(await self._tell_all("reload", {"config": to_builtins(config)}))
+        for slot in self.slots:
+            if slot not in failed:
+                self._owing_reload.discard(slot.number)
+            elif slot.number in self._owing_reload:  # else it died and came back with the new one meanwhile
+                log.error("worker %d has not taken over the new configuration: %s", slot.number, failed[slot])
         self.table.reloading = bool(self._owing_reload)
-        self._reload_ok = not failed
-        if not failed:
+        self._reload_ok = not self._owing_reload
+        if self._reload_ok:
             log.info("the configuration was reloaded")
+        else:
+            log.warning("the stricter of old and new limits holds until every worker has taken it over")
 
     async def _tell_all(self, command: str, arguments: dict[str, Any]) -> list[tuple[WorkerSlot, FastrelayError]]:
         """Ask every worker that lives; who did not do it, and why."""

@@ -12,6 +12,7 @@ that changes something never is.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -300,8 +301,10 @@ class ControlServer:
         except asyncio.CancelledError:
             pass
         finally:
-            self._connections.discard(task)
             writer.close()
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()
+            self._connections.discard(task)
 
     async def _answer(self, line: bytes) -> dict[str, Any]:
         try:

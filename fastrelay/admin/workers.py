@@ -13,6 +13,7 @@ Known fault: a worker that hangs without dying is not noticed here; its requests
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -35,6 +36,7 @@ RESTART_FIRST_SECONDS = 0.2
 RESTART_MAX_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0  # a worker that was ready for so long starts again without delay
 FIRST_START_TRIES = 5
+SILENT_SECONDS = 10.0  # a worker that closed its end of the channel has so long to die by itself
 
 
 class WorkerGone(FastrelayError):
@@ -66,10 +68,22 @@ class StartFailed(FastrelayError):
 class WorkerProcess:
     """One life of a worker process."""
 
-    def __init__(self, slot: int, command: Sequence[str], lock_fd: int, on_event: Callable[[dict[str, Any]], None]):
-        """Spawn it. Raises OSError. `connect` and `start` come next."""
+    def __init__(
+        self,
+        slot: int,
+        command: Sequence[str],
+        lock_fd: int,
+        on_event: Callable[[dict[str, Any]], None],
+        on_silence: Callable[[], None],
+    ) -> None:
+        """Spawn it. Raises OSError. `start` comes next.
+
+        on_event    gets what the worker tells unasked
+        on_silence  is called when the worker has closed its end: it is dying
+        """
         self.slot = slot
         self._on_event = on_event
+        self._on_silence = on_silence
         self._ids = itertools.count(1)
         self._pending: dict[int, asyncio.Future[Any]] = {}
         self._ours, theirs = socket.socketpair()
@@ -112,7 +126,9 @@ class WorkerProcess:
             log.error("worker %d: its channel broke (%s); it is ended", self.slot, error)
             self.kill()
         finally:
+            self._on_silence()
             self._forget_requests()
+            asyncio.get_running_loop().call_later(SILENT_SECONDS, self.kill)
 
     def _on_line(self, line: bytes) -> None:
         try:
@@ -176,6 +192,8 @@ class WorkerProcess:
             await asyncio.wait([self._listening], timeout=1.0)
             self._listening.cancel()
             self._writer.close()
+            with contextlib.suppress(OSError):
+                await self._writer.wait_closed()
         else:
             self._ours.close()
 
@@ -252,7 +270,7 @@ class WorkerSlot:
         self._become("starting")
         process = None
         try:
-            process = WorkerProcess(self.number, self._command, self._lock_fd, self._on_event)
+            process = WorkerProcess(self.number, self._command, self._lock_fd, self._on_event, self._on_silence)
             self.process = process
             await process.start(self._owner.start_message(self.number))
             code = await process.exited
@@ -288,6 +306,11 @@ class WorkerSlot:
                 self.drained.set()
             case other:
                 log.warning("worker %d sent an unknown event: %s", self.number, other)
+
+    def _on_silence(self) -> None:
+        self.ready.clear()
+        if self.state == "ready":
+            self._become("restarting")
 
     def _give_up(self) -> bool:
         """At the first start: words from the worker, or too many crashes, end the relay."""

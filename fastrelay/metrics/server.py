@@ -7,6 +7,7 @@ scrape at a time, so that a large scrape does not hold up the supervisor's signa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable
@@ -72,8 +73,10 @@ class MetricsServer:
         except asyncio.CancelledError:
             pass
         finally:
-            self._connections.discard(task)
             writer.close()
+            with contextlib.suppress(OSError, asyncio.CancelledError):
+                await writer.wait_closed()
+            self._connections.discard(task)
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """One request and its response; whether the connection goes on."""

@@ -5,10 +5,9 @@ Its behaviour comes from files in the folder $FAKE_WORKER_DIR, so that a test ca
     fail        exists: send "failed" with its text, exit 2
     crash       exists: exit 3 before it is ready
     stubborn    exists: never answer "drain", ignore SIGTERM
+    die         names a command that ends the worker (exit 7) without an answer; the file is removed first
     started.N   appended with one line of JSON for each life of slot N: pid and the start message
     seen.N      appended with each request of slot N
-
-Commands beside those of the relay: fake.hold (never answered), fake.die (exit 7).
 """
 
 import json
@@ -59,7 +58,7 @@ class FakeWorker:
             request = json.loads(line)
             self.write(f"seen.{self.slot}", request)
             command = request["command"]
-            if command == "fake.die":
+            if self.has_to_die(command):
                 return 7
             if command == "drain":
                 if (FOLDER / "stubborn").exists():
@@ -67,16 +66,22 @@ class FakeWorker:
                 self.send({"id": request["id"], "result": {}})
                 self.send({"event": "drained"})
                 return 0
-            answer = self.answer(command, request["arguments"])
-            if answer is not None:
-                self.send({"id": request["id"], **answer})
+            self.send({"id": request["id"], **self.answer(command, request["arguments"])})
         return 0
 
-    def answer(self, command: str, arguments: dict) -> dict | None:
-        if command == "fake.hold":
-            return None
+    def has_to_die(self, command: str) -> bool:
+        try:
+            if (FOLDER / "die").read_text() != command:
+                return False
+            (FOLDER / "die").unlink()
+        except FileNotFoundError:  # or the other worker was first
+            return False
+        return True
+
+    def answer(self, command: str, arguments: dict) -> dict:
         if command == "queue.summary":
-            return {"result": {"accepted": 10, "queued": 5 + self.slot, "by_reason": {"ready": 5}, "oldest_seconds": self.slot}}
+            counts = {"accepted": 10, "queued": 5 + self.slot, "by_reason": {"ready": 5}}
+            return {"result": {**counts, "oldest_seconds": self.slot}}
         if command == "queue.list":
             rows = [{"id": f"w{self.slot}-{n}", "age_seconds": 10 * n + self.slot} for n in range(3)]
             return {"result": {"messages": rows[: arguments["limit"]], "matched": 3}}
