@@ -18,10 +18,7 @@ static inline int fr_log_append(fr_committer *c, const char *lines, size_t lengt
     if (!error && c->log_torn && write(c->log_fd, "\n", 1) != 1) error = ENOSPC;
     if (error) return error;
     c->log_torn = 0;
-    if (__builtin_expect(c->crash_at == FR_STEP_LOG_HALF, 0) && write(c->log_fd, lines, length / 2) >= 0) {
-        c->log_torn = 1;
-        fr_step(c, FR_STEP_LOG_HALF);
-    }
+    if (fr_crash_due(c, FR_STEP_LOG_HALF)) _exit(write(c->log_fd, lines, length / 2) < 0 ? 1 : 9);
     while (done < length) {
         ssize_t written = write(c->log_fd, lines + done, length - done);
         if (written < 0) {

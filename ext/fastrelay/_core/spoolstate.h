@@ -113,9 +113,14 @@ typedef struct {
     int fault_errno[FR_STEPS], fault_after[FR_STEPS], fault_times[FR_STEPS];
 } fr_committer;
 
+/* Whether a test asked for the process to end here and now. */
+static inline int fr_crash_due(fr_committer *c, int step) {
+    return __builtin_expect(c->crash_at == step, 0) && c->crash_after-- <= 0;
+}
+
 /* 0, or the errno a test asked for at this step. Ends the process when a test asked for that. */
 static inline int fr_step(fr_committer *c, int step) {
-    if (__builtin_expect(c->crash_at == step, 0) && c->crash_after-- <= 0) _exit(9);
+    if (fr_crash_due(c, step)) _exit(9);
     if (__builtin_expect(c->fault_errno[step] != 0, 0)) {
         if (c->fault_after[step] > 0) { c->fault_after[step]--; return 0; }
         int error = c->fault_errno[step];
