@@ -19,6 +19,17 @@ class DeadHosts:
     def __init__(self, most: int = REMEMBERED_HOSTS) -> None:
         self._dead: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._most = most
+        self._without_chunking: OrderedDict[str, None] = OrderedDict()
+
+    def no_chunking(self, address: str) -> None:
+        """This address offers BDAT and then refuses it as unknown: DATA from now on."""
+        self._without_chunking[address] = None
+        if len(self._without_chunking) > self._most:
+            self._without_chunking.popitem(last=False)
+
+    def chunking(self, address: str) -> bool:
+        """Whether BDAT may be used with this address."""
+        return address not in self._without_chunking
 
     def failed(self, address: str, now: float) -> None:
         failures = self._dead.pop(address, (0.0, 0))[1] + 1

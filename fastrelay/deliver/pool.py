@@ -204,7 +204,12 @@ class Pool:
                 self._tails.clear()
             tail = self._tails[key] = app.event_tail(source.name, self.site_queue, target.host, target.address)
         return Session(
-            SmtpClient(source.ehlo, app.clock.monotonic(), timeouts=app.timeouts),
+            SmtpClient(
+                source.ehlo,
+                app.clock.monotonic(),
+                timeouts=app.timeouts,
+                allow_chunking=app.hosts.chunking(target.address),
+            ),
             app.engine,
             self.site_queue,
             self,
@@ -288,6 +293,8 @@ class Pool:
         """The connection is closed."""
         self._app.sessions.discard(session)
         session.leave_idle()
+        if session.client.chunking_broken:
+            self._app.hosts.no_chunking(session.address)
         if not session.ready:
             self._resolve(session, session.client.error or f"connection lost: {error or 'closed by the host'}")
             return
