@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests"))  # support/ is shared with the tests
+sys.path[:0] = [str(HERE.parent / "tests"), str(HERE.parent)]  # support/ is shared with the tests
 
 
 def build(name: str) -> Path:
