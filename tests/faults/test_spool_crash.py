@@ -1,4 +1,4 @@
-"""kill -9 at every step of the committer: what was told durable is there, what was told delivered does not come back."""
+"""kill -9 at every step of the committer: what was told durable is there, what was delivered does not come back."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """A process that uses a spool and is killed: python spool_child.py FOLDER STEP AFTER ROUNDS.
-
-It accepts and delivers in rounds, and says on its standard output, a line at a time, what it is about to do and what it was told. STEP is
-where the committer ends the process (fastrelay._core.commit.STEPS), when it passes there for the (AFTER + 1)th time; "-" for never.
-What is accepted can be told from its number: content_of().
+ It accepts and delivers in rounds, and says on its standard output, a line at a time, what it is about to do and what
+it was told. STEP is where the committer ends the process (fastrelay._core.commit.STEPS), when it passes there for the
+(AFTER + 1)th time; "-" for never. What is accepted can be told from its number: content_of().
 """
 
 from __future__ import annotations
