@@ -141,6 +141,7 @@ class Supervisor:
             )
             for slot in range(self._slot_count):
                 self._slabs[slot] = Slab(self._path(f"slab.{slot}"), create=True)
+                self._slabs[slot].reset_gauges()  # of an earlier relay; we hold the lock, so nobody writes
             store = Environment(self._path("control"), DATABASES, map_bytes=CONTROL_MAP_BYTES)
         except (TableError, SlabError, LmdbError, OSError) as error:
             problem = ConfigProblem(self.config_path, 0, "state_dir", str(error), "make room, or mend it")

@@ -19,8 +19,11 @@ import yaml
 from support.net import free_endpoint
 
 from fastrelay import supervisor as supervisor_module
+from fastrelay._core.slab import Slab
 from fastrelay.config.load import load
 from fastrelay.errors import HostError, StateHeld
+from fastrelay.metrics import names
+from fastrelay.metrics.collector import SlabCollector
 from fastrelay.supervisor import Supervisor, take_state_dir
 
 FAKE_WORKER = [sys.executable, str(Path(__file__).with_name("fake_worker.py"))]
@@ -404,6 +407,44 @@ def test_restarts_come_ever_later(relay: Relay, caplog: pytest.LogCaptureFixture
             assert "exit status 3" in caplog.text
 
     run(story)
+
+
+def test_counters_go_on_and_gauges_do_not_when_a_worker_or_the_relay_is_started_again(relay: Relay) -> None:
+    """The fake worker counts 10 in each life, and sets a gauge to 5."""
+
+    async def first() -> None:
+        async with relay.running() as supervisor:
+            (relay.folder / "crash").touch()
+            await relay.kill_worker(0)
+            await until(lambda: supervisor.slots[0].restarts >= 1, "a try")
+            assert series(supervisor, "fastrelay_accepted_messages_total") == 20
+            assert series(supervisor, "fastrelay_queue_recipients") == 5
+            (relay.folder / "crash").unlink()
+            await until(lambda: supervisor.slots[0].state == "ready", "the restart")
+            assert series(supervisor, "fastrelay_accepted_messages_total") == 30
+
+    async def second() -> None:
+        relay.settings["workers"] = 1
+        async with relay.running() as supervisor:
+            # of the worker that is no more, the counters are kept
+            assert series(supervisor, "fastrelay_accepted_messages_total") == 40
+            assert series(supervisor, "fastrelay_queue_recipients") == 5
+
+    run(first)
+    Slab(relay.state / "slab.1").set(names.SMTP_SESSIONS_OPEN.entry(Slab(relay.state / "slab.1")), 9)
+    Slab(relay.state / "slab.0").set(names.SMTP_SESSIONS_OPEN.entry(Slab(relay.state / "slab.0")), 9)
+    run(second)
+    assert series(relay.supervisor, "fastrelay_smtp_sessions_open") == 0
+
+
+def series(supervisor: Supervisor, name: str) -> float:
+    """A metric of a running supervisor, over all its labels."""
+    return sum(
+        sample.value
+        for family in SlabCollector(supervisor._slabs_read, supervisor.facts).collect()
+        for sample in family.samples
+        if sample.name == name
+    )
 
 
 # --- suspensions ---
