@@ -55,6 +55,8 @@ class App:
         self.meters = Meters(slab)
         self.draining = False
         self.sessions: set[Any] = set()
+        self.sources: dict[str, Source] = {}
+        self.source_numbers: dict[str, int] = {}  # names keep their number through reloads
         self.connecting = 0
         self.hosts = DeadHosts()
         self.power_marks: list[int] = []
@@ -91,14 +93,18 @@ class App:
     def _configure(self) -> None:
         """What follows from the configuration and may change with it."""
         config = self.config
-        hostname = config.hostname.encode()
-        self.sources = [
-            Source(number, one.name, one.address, one.ehlo.encode() if one.ehlo else hostname)
-            for number, one in enumerate(config.sources)
-        ] or [Source(0, "default", "", hostname)]
-        self.source_numbers = {source.name: source.number for source in self.sources}
+        self.sources = {}
+        for one in config.sources:
+            number = self.source_numbers.setdefault(one.name, len(self.source_numbers))
+            self.sources[one.name] = Source(number, one.name, one.address, (one.ehlo or config.hostname).encode())
+        if not self.sources:
+            number = self.source_numbers.setdefault("default", len(self.source_numbers))
+            self.sources["default"] = Source(number, "default", "", config.hostname.encode())
         pool = config.pools.get("default")
-        self.pool_sources = [self.sources[self.source_numbers[name]] for name in pool] if pool else self.sources
+        self.pool_sources = [self.sources[name] for name in pool] if pool else list(self.sources.values())
+        self.index.lanes = frozenset(source.number + 1 for source in self.pool_sources)
+        for queue in self.board.sites.values():
+            self.index.release_lanes(queue)
         self.connection_limit = max(1, config.delivery.connections // self.slots)
         waits = config.delivery.timeouts
         self.timeouts = Timeouts(

@@ -56,7 +56,7 @@ class Engine:
     expire_ms: int
     suspensions: bool
     held_back: bool
-    field_names: dict[Any, Any]
+    field_names: frozenset[bytes]
     loading: int
     accept_edit: Callable[[Envelope], tuple[bytes, bytes, bytes, int, bytes] | None] | None
     @property
@@ -75,9 +75,9 @@ class Engine:
         recipients_per_transaction: int,
         hot_bytes: int,
         expire_ms: int,
-        field_names: dict[Any, Any],
     ) -> None: ...
     def add_spool(self, spool: Spool, inflight: Inflight, tag: str | bytes) -> int: ...
+    def set_field_names(self, names: list[bytes]) -> None: ...
     def message_id(self, msgid: int, spool: int = 0) -> str: ...
     def event(self, name: str, spool: int, msgid: int, fields: dict[str, Any]) -> None: ...
     def accept(

@@ -48,9 +48,9 @@ async def send_test_message(app: App, to: str, *, source: str | None, reverse_pa
     local, at, domain = to.rpartition("@")
     if not at or not local or any(c in to for c in "\r\n<> "):
         raise SendError(f"{to!r} is no mailbox: give local-part@domain")
-    if source is not None and source not in app.source_numbers:
-        raise SendError(f"no source is named {source!r}; there are: {', '.join(app.source_numbers)}")
-    chosen = app.sources[app.source_numbers[source]] if source is not None else app.pool_sources[0]
+    if source is not None and source not in app.sources:
+        raise SendError(f"no source is named {source!r}; there are: {', '.join(app.sources)}")
+    chosen = app.sources[source] if source is not None else app.pool_sources[0]
     talk = Dialogue(app)
     now = app.clock.monotonic()
     route = await app.router.resolve(domain, now)

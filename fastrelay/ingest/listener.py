@@ -142,7 +142,6 @@ class Listener:
         refusal = None
         if self.load >= self.most:
             refusal = TOO_MANY
-            self._app.count_refusal("connections")
             if self.load >= self.most + ACCEPTS_AT_ONCE:
                 sock.close()
                 return
@@ -192,6 +191,12 @@ class Listener:
         self.connections.discard(connection)
         self._app.balance.publish()
 
+    def refused(self, replies: bytes) -> None:
+        """Counts the refusals in what goes to a client."""
+        for line in replies.split(b"\r\n"):
+            if line[:1] in (b"4", b"5"):
+                self._app.count_refusal(refusal_class(line))
+
     def broke(self, connection: Connection, error: Exception) -> None:
         """A bug of ours in this connection: it is cut off, and said. The client still has its message."""
         self._app.count_error("ingest")
@@ -217,3 +222,23 @@ class Listener:
             else:
                 connection.shut(now)
         return busy
+
+
+# How a refusal is counted: by the start of its reply, the first that fits.
+REFUSALS = (
+    (b"550 5.7.1", "relay_denied"),
+    (b"552 5.3.4", "size"),
+    (b"452 4.5.3", "recipients"),
+    (b"421 4.3.2", "connections"),
+    (b"452 4.3.1 Queue", "queue_full"),
+    (b"452 4.3.1", "disk_full"),
+    (b"451", "error"),
+    (b"50", "syntax"),
+    (b"550 5.5.2", "syntax"),
+    (b"555", "syntax"),
+)
+
+
+def refusal_class(line: bytes) -> str:
+    """The word of the metric for a 4xx or 5xx reply line."""
+    return next((word for start, word in REFUSALS if line.startswith(start)), "policy")

@@ -35,6 +35,8 @@ from fastrelay.schedule.state import (
 if TYPE_CHECKING:
     from fastrelay.app import App
 
+PREFERS_SOURCE_SECONDS = 86400  # greylisting wants the same address again, but not for ever
+
 ERROR_WORDS = {int(kind): kind.name.removeprefix("ERROR_").lower() for kind in ErrorKind}
 STAGE_WORDS = {int(stage): stage.name.removeprefix("STAGE_").lower() for stage in Stage}
 COUNTERS = {DELIVERED: 1, FAILED: 2, EXPIRED: 3, REMOVED: 5}
@@ -139,8 +141,9 @@ class Settler:
             _, _, queued, total, *_ = index.message_info(delivery.message)
             state = self.states.get(delivery.spool, delivery.msgid, total)
             final = 0
+            delays: dict[int, float] = {}  # recipients of one attempt are due together, and go in one transaction again
             for r, verdict in rest:
-                final += self._settle_one(delivery, r, verdict, state.recipients, session, now)
+                final += self._settle_one(delivery, r, verdict, state.recipients, session, now, delays)
             state.crashes = 0
             self._write(delivery, state, gone=final == queued)
         else:
@@ -156,7 +159,14 @@ class Settler:
             self._app.count_outcome(verdict.kind, site.provider, session.source_name)
 
     def _settle_one(
-        self, delivery: Any, r: int, verdict: Verdict, states: list[RecipientState], session: Any, now: float
+        self,
+        delivery: Any,
+        r: int,
+        verdict: Verdict,
+        states: list[RecipientState],
+        session: Any,
+        now: float,
+        delays: dict[int, float],
     ) -> bool:
         """State and event of one recipient, and its timer where it is deferred. True: it is final."""
         app = self._app
@@ -181,10 +191,11 @@ class Settler:
         if flags & POSSIBLE_DUPLICATE:
             fields["possible_duplicate"] = True
         if verdict.kind == "deferred":
-            delay = retry_delay_seconds(app.config.retry, attempts, self._rng)
+            delay = delays.setdefault(attempts, retry_delay_seconds(app.config.retry, attempts, self._rng))
             state.status = QUEUED
             state.due_ms = int((app.clock.wall() + delay) * 1000)
-            app.engine.index.set_source(r, session.source + 1)
+            young = fields["queued_seconds"] < PREFERS_SOURCE_SECONDS
+            app.engine.index.set_source(r, session.source + 1 if young else 0)
             app.engine.index.py_defer(r, int((now + delay) * 1000))
             fields["next_attempt_seconds"] = round(delay, 3)
         else:

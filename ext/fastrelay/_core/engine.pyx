@@ -643,8 +643,8 @@ cdef class Engine:
         def done(content, error):
             cdef Hot hot
             self.loading -= 1
-            if self.index.message(self.index.recipient(r).message).msgid != msgid \
-                    or self.index.recipient(r).place != LOADING:
+            if self.index.recipient(r).place != LOADING \
+                    or self.index.message(self.index.recipient(r).message).msgid != msgid:
                 return
             if error is not None and getattr(error, "moved", False):
                 self.index.push_front(site.common, r)

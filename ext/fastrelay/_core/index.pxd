@@ -94,6 +94,7 @@ cdef class Index:
     cdef Wheel wheel
     cdef list queues, queue_numbers_free
     cdef readonly dict domains, names
+    cdef public frozenset lanes          # sources (number + 1) that a recipient may wait for
     cdef list domain_list, domain_numbers_free, name_list
 
     cdef Message* message(self, uint32_t m) noexcept nogil

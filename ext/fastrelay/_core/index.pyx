@@ -98,6 +98,7 @@ cdef class Index:
         self.domain_list = []
         self.domain_numbers_free = []
         self.names = {b"": 0}
+        self.lanes = frozenset()
         self.name_list = [b""]
         memset(self.places, 0, sizeof(self.places))
 
@@ -290,11 +291,24 @@ cdef class Index:
         """Makes a recipient ready for its site, in the queue of the source it prefers, if any."""
         cdef uint16_t source = self.recipient(r).source
         cdef Queue queue = site.common
-        if source:
+        if source and source in self.lanes:
             queue = site.by_source.get(source)
             if queue is None:
                 queue = site.by_source[source] = self.new_queue(READY)
         return self.push(queue, r)
+
+    def release_lanes(self, SiteQueue site):
+        """Recipients that prefer a source which is not in `lanes` any more go to the common queue."""
+        cdef Queue queue
+        cdef uint32_t r
+        for source in [source for source in site.by_source if source not in self.lanes]:
+            queue = site.by_source.pop(source)
+            while True:
+                r = self.pop(queue)
+                if r == NIL:
+                    break
+                self.push(site.common, r)
+            self.free_queue(queue)
 
     cdef uint32_t pop(self, Queue queue) except? 0xFFFFFFFF:
         """The oldest, now UNPLACED, or NIL."""

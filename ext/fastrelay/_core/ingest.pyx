@@ -109,6 +109,8 @@ cdef class Connection:
     cdef int _flush(self) except -1:
         cdef bytes out = self.server.take_output()
         if PyBytes_GET_SIZE(out) and self.transport is not None:
+            if out[0] >= 52 or b"\n4" in out or b"\n5" in out:  # 52: "4"
+                self.listener.refused(out)
             self.transport.write(out)
         return 0
 
