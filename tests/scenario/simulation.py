@@ -13,7 +13,8 @@ import threading
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-from support.net import loopback_address
+from support.net import loopback_address, wait_until
+from support.relay import RelayProcess
 
 from fastrelay.sim.account import Account
 from fastrelay.sim.campaign import Message
@@ -24,7 +25,8 @@ from fastrelay.sim.scripted import ScriptedMx
 from fastrelay.sim.submit import Submission, Submitter
 
 SUBMIT_SECONDS = 120.0
-SOON = {"first": "200ms", "factor": 1.5, "max": "1s", "expire": "10m", "jitter": "10%"}
+FATES = ("delivered", "failed", "expired", "suppressed", "removed")
+SOON = {"first": "200ms", "factor": 1.5, "max": "1s", "expire": "4d", "jitter": "10%"}
 
 
 class Simulation:
@@ -112,6 +114,18 @@ class Simulation:
         return result
 
 
+def settled(relay: RelayProcess, seconds: float = 60.0) -> dict[str, Any]:
+    """Wait until nothing is queued and every recipient is accounted for; the summary then."""
+    summary: dict[str, Any] = {}
+
+    def over() -> bool:
+        summary.update(relay.summary())
+        return not summary["queued"] and summary["accepted"] == sum(summary[fate] for fate in FATES)
+
+    wait_until(over, seconds, "an empty queue and a balanced account")
+    return summary
+
+
 def message(number: int, text: bytes = b"hello\r\n") -> bytes:
     """A small message with an id for the account."""
     return b"X-Sim-Id: %d\r\nFrom: <news@sender.example>\r\nSubject: number %d\r\n\r\n%b" % (number, number, text)
@@ -119,10 +133,9 @@ def message(number: int, text: bytes = b"hello\r\n") -> bytes:
 
 def fates(events: Iterable[dict[str, Any]]) -> dict[tuple[str, str], list[str]]:
     """Final events by (message id, recipient)."""
-    final = {"delivered", "failed", "expired", "suppressed", "removed"}
     found: dict[tuple[str, str], list[str]] = {}
     for event in events:
-        if event["event"] in final:
+        if event["event"] in FATES:
             found.setdefault((event["id"], event["recipient"]), []).append(event["event"])
     return found
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from scenario.simulation import Simulation, fates, message, of_recipient
+from scenario.simulation import Simulation, fates, message, of_recipient, settled
 from support.net import wait_until
 from support.relay import RelayProcess
 
@@ -16,7 +16,7 @@ def test_temporary_refusals_are_retried_until_delivered(net: Simulation, make_re
     relay = make_relay(net.relay_config())
     for number in range(20):
         relay.submit(message(number), [f"r{number}@later.example"])
-    summary = relay.wait_drained()
+    summary = settled(relay)
     assert (summary["delivered"], summary["failed"]) == (20, 0)
     events = relay.events()
     for number in range(20):
@@ -34,7 +34,7 @@ def test_temporary_refusal_of_the_content(net: Simulation, make_relay: MakeRelay
     net.mx("later.example", Behaviour(final_tempfail_permille=1000, tempfail_times=2))
     relay = make_relay(net.relay_config())
     relay.submit(message(1), ["a@later.example", "b@later.example"])
-    assert relay.wait_drained()["delivered"] == 2
+    assert settled(relay)["delivered"] == 2
     assert {kinds.count("delivered") for kinds in fates(relay.events()).values()} == {1}
     assert {pair[1]: arrival.count for pair, arrival in net.account.arrivals.items()} == {
         b"a@later.example": 1,
@@ -46,7 +46,7 @@ def test_permanent_refusal_fails_at_once(net: Simulation, make_relay: MakeRelay)
     net.mx("never.example", Behaviour(permfail_permille=1000))
     relay = make_relay(net.relay_config())
     relay.submit(message(1), ["nobody@never.example"])
-    summary = relay.wait_drained()
+    summary = settled(relay)
     assert (summary["delivered"], summary["failed"]) == (0, 1)
     (event,) = of_recipient(relay.events(), "nobody@never.example")
     assert event["event"] == "failed"
@@ -61,7 +61,7 @@ def test_mixed_recipients_of_one_message(net: Simulation, make_relay: MakeRelay)
     relay = make_relay(net.relay_config())
     recipients = [f"r{number}@mixed.example" for number in range(40)]
     relay.submit(message(1), recipients)
-    summary = relay.wait_drained()
+    summary = settled(relay)
     host = net.hosts["mixed.example"]
     assert summary["delivered"] + summary["failed"] == 40
     assert summary["failed"] == host.refused > 0
@@ -77,7 +77,7 @@ def test_greylisting_is_passed_from_the_same_address(net: Simulation, make_relay
     relay = make_relay(net.relay_config(sources=sources, pools={"default": list("abcd")}))
     for number in range(12):
         relay.submit(message(number), [f"r{number}@grey.example"])
-    assert relay.wait_drained()["delivered"] == 12
+    assert settled(relay)["delivered"] == 12
     events = relay.events()
     for number in range(12):
         mine = of_recipient(events, f"r{number}@grey.example")
@@ -90,7 +90,7 @@ def test_expiry_ends_retries(net: Simulation, make_relay: MakeRelay) -> None:
     net.mx("never.example", Behaviour(tempfail_permille=1000, tempfail_times=10**6))
     relay = make_relay(net.relay_config(retry={"expire": "2s"}))
     relay.submit(message(1), ["a@never.example"])
-    summary = relay.wait_drained()
+    summary = settled(relay)
     assert summary["expired"] == 1
     mine = of_recipient(relay.events(), "a@never.example")
     assert [event["event"] for event in mine[:-1]] == ["deferred"] * (len(mine) - 1)
@@ -113,7 +113,7 @@ def test_extensions_the_host_lacks(net: Simulation, make_relay: MakeRelay) -> No
         assert client.getreply()[0] == 250
         client.data(message(2))
     relay.submit(message(3), ["plain@old.example"])
-    summary = relay.wait_drained()
+    summary = settled(relay)
     assert (summary["delivered"], summary["failed"]) == (1, 2)
     failed = {event["recipient"]: event["enhanced"] for event in relay.events() if event["event"] == "failed"}
     assert failed == {"eight@old.example": "5.6.3", "grüße@old.example": "5.6.7"}
@@ -125,7 +125,7 @@ def test_message_larger_than_the_host_takes(net: Simulation, make_relay: MakeRel
     relay = make_relay(net.relay_config())
     relay.submit(message(1, b"x" * 70 + b"\r\n") * 1, ["fits@small.example"])
     relay.submit(message(2, (b"x" * 70 + b"\r\n") * 300), ["large@small.example"])
-    summary = relay.wait_drained()
+    summary = settled(relay)
     assert (summary["delivered"], summary["failed"]) == (1, 1)
     (event,) = of_recipient(relay.events(), "large@small.example")
     assert event["event"] == "failed"
@@ -157,4 +157,4 @@ def test_every_wait_says_why(net: Simulation, make_relay: MakeRelay) -> None:
     assert summary["queued"] == 3
     assert sum(summary["by_reason"].values()) == 3
     relay.control("queue.remove", {"all": True})
-    assert relay.wait_drained()["removed"] == 3
+    assert settled(relay)["removed"] == 3
