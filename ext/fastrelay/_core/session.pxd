@@ -20,9 +20,10 @@ cdef class Session:
     cdef public str source_name, host, address
     cdef public Py_ssize_t messages_left
     cdef public int most
-    cdef public bint idle, ready, closing, closed, paused, wanted, streaming
-    cdef public double idle_since, opened
+    cdef public bint idle, ready, closing, closed, paused, wanted, streaming, held
+    cdef public double idle_since, opened, gone_by
     cdef public object resumed
+    cdef bint pumping
     cdef Table table
     cdef uint32_t cell, slot
     cdef int32_t limit
@@ -33,5 +34,7 @@ cdef class Session:
     cpdef int pump(self, double now) except -1
     cdef int _flush(self) except -1
     cpdef bint go(self, double now) except -1
+    cdef bint _begin_next(self, double now) except -1
+    cdef int _close(self, double now) except -1
     cdef int _finish(self, double now) except -1
     cdef bint _over_share(self) noexcept

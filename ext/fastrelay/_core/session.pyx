@@ -53,7 +53,7 @@ cdef class Session:
         self.transaction_seconds = transaction_seconds
         self.buffer = <unsigned char*> PyByteArray_AS_STRING(engine.read_buffer)
         self.idle = self.ready = self.closing = self.closed = self.paused = False
-        self.wanted = self.streaming = False
+        self.wanted = self.streaming = self.pumping = False
         self.opened = engine.monotonic()
 
     # -- what uvloop calls --------------------------------------------------------------------------------------
@@ -70,6 +70,7 @@ cdef class Session:
             self.client.receive_bytes(self.buffer, n, now)
             self.pump(now)
         except Exception as error:
+            self.pumping = False
             self.pool.broke(self, error)
 
     def eof_received(self):
@@ -103,6 +104,9 @@ cdef class Session:
 
     cpdef int pump(self, double now) except -1:
         cdef int event
+        if self.pumping:
+            return 0  # go() inside the loop below, which sees the new transaction's events itself: no recursion
+        self.pumping = True
         while True:
             event = self.client.next_event()
             if event == EVENT_NONE:
@@ -125,6 +129,7 @@ cdef class Session:
                 self.pool.refused(self, self.client.last_reply)
             else:
                 self.closing = True
+        self.pumping = False
         self._flush()
         if self.closing and not self.closed and self.transport is not None:
             self.leave_idle()
