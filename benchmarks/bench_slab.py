@@ -64,11 +64,9 @@ def scrapes(folder: Path) -> None:
     for source in range(250):
         for provider in range(30):
             for outcome in names.OUTCOMES:
+                labels = {"outcome": outcome, "provider": f"p{provider}", "source": f"s{source}"}
                 for slab in slabs:
-                    entry = names.OUTCOMES_TOTAL.entry(
-                        slab, outcome=outcome, provider=f"p{provider}", source=f"s{source}"
-                    )
-                    slab.inc(entry)
+                    slab.inc(names.OUTCOMES_TOTAL.entry(slab, **labels))
     made = registry(SlabCollector(lambda: [(slab, True) for slab in slabs], Facts))
     render(made)
     begun = time.perf_counter()

@@ -31,7 +31,7 @@ cdef extern from *:
 
 cdef enum:
     TICK = 100
-    CASCADE_SLICE = 65536       # ids moved between levels in one advance, at most: about a millisecond
+    CASCADE_SLICE = 16384       # ids moved between levels in one advance, at most: below a millisecond
     ADVANCE_DEFAULT = 1024
 
 cdef uint32_t HEAD = 0x80000000u
