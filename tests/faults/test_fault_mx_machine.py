@@ -20,6 +20,9 @@ from fastrelay.sim.scripted import ScriptedMx
 SLOW_SECONDS, PATIENT_SECONDS = 0.6, 60.0
 CHUNK_OCTETS = 16 * 1024
 MOST_SESSIONS = 8
+# Handed over whole, a content is out of the machine's sight; larger ones are streamed, as the relay does.
+LARGEST_WHOLE = 1 << 20
+WHOLE = sorted(name for name, fault in FAULTS.items() if fault.content_octets <= LARGEST_WHOLE)
 
 
 class Shell(asyncio.Protocol):
@@ -171,13 +174,17 @@ def judge(fault: Fault, fates: dict[str, str], doubtful: set[str], mx: ScriptedM
             assert each in doubtful, f"arrived {arrival.count} times, and the machine was sure it had not\n{dialogue}"
 
 
-@pytest.mark.parametrize("streamed", [False, True], ids=["whole", "streamed"])
 @pytest.mark.parametrize("name", sorted(FAULTS))
-def test_machine_meets_fault(name: str, streamed: bool) -> None:
-    asyncio.run(play(FAULTS[name], streamed))
+def test_machine_meets_fault(name: str) -> None:
+    asyncio.run(play(FAULTS[name], streamed=True))
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_machine_meets_fault_with_the_content_in_memory(name: str) -> None:
+    asyncio.run(play(FAULTS[name], streamed=False))
 
 
 @pytest.mark.parametrize("options", [{"allow_chunking": False}, {"allow_chunking": False, "allow_pipelining": False}])
-@pytest.mark.parametrize("name", sorted(name for name, fault in FAULTS.items() if not fault.slow))
+@pytest.mark.parametrize("name", sorted(name for name in WHOLE if not FAULTS[name].slow))
 def test_machine_meets_fault_without_extensions(name: str, options: dict[str, bool]) -> None:
     asyncio.run(play(FAULTS[name], streamed=False, **options))
