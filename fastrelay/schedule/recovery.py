@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from fastrelay._core.inflight import Inflight
 from fastrelay._core.record import Record
 from fastrelay.schedule.state import POSSIBLE_DUPLICATE, QUEUED, decode_state, fresh_state
-from fastrelay.spool import SpoolOptions, open_spool
+from fastrelay.spool import SpoolCorrupt, SpoolOptions, open_spool, set_aside
 
 if TYPE_CHECKING:
     from fastrelay.app import App
@@ -47,20 +47,7 @@ class Recovery:
         """Opens a spool folder and gives its number in the engine. Raises SpoolCorrupt, SpoolFormat, OSError."""
         app = self._app
         path = os.path.join(app.state_dir, "spool", folder)
-        spool_config = app.config.spool
-        spool = open_spool(
-            path,
-            loop=asyncio.get_running_loop(),
-            on_commit=app.engine.on_commit,
-            options=SpoolOptions(
-                segment_bytes=spool_config.segment_size_bytes,
-                map_bytes=spool_config.map_size_bytes,
-                reserve_bytes=spool_config.reserve_bytes,
-                ballast=os.path.join(app.state_dir, "ballast"),
-                ballast_bytes=spool_config.ballast_bytes,
-                compact_below=spool_config.compact_below_share,
-            ),
-        )
+        spool = self._open_or_set_aside(path, folder == f"w{app.slot}")
         inflight = Inflight(os.path.join(path, "inflight"), boot_id=app.clock.boot_id())
         number: int = app.engine.add_spool(spool, inflight, spool.tag)
         mark = int.from_bytes(spool.environment.get("meta", POWER_MARK) or b"", "big")
@@ -77,6 +64,39 @@ class Recovery:
         app.suspects.append(suspects)
         self.loading += 1
         return number
+
+    def _open_or_set_aside(self, path: str, own: bool) -> Any:
+        """A worker whose own spool is damaged sets it aside, says so, and goes on with an empty one."""
+        try:
+            return self._open_spool(path)
+        except SpoolCorrupt as error:
+            if not own:
+                raise
+            aside = set_aside(path, error.problem, now=self._app.clock.wall())
+            self._app.count_error("spool")
+            log.error(
+                "the spool %s is damaged (%s). It was set aside as %s, with instructions in README.txt there; mail "
+                "that was queued in it is not sent until you act. This worker goes on with an empty spool",
+                path, error.problem, aside,
+            )  # fmt: skip
+            return self._open_spool(path)
+
+    def _open_spool(self, path: str) -> Any:
+        app = self._app
+        spool_config = app.config.spool
+        return open_spool(
+            path,
+            loop=asyncio.get_running_loop(),
+            on_commit=app.engine.on_commit,
+            options=SpoolOptions(
+                segment_bytes=spool_config.segment_size_bytes,
+                map_bytes=spool_config.map_size_bytes,
+                reserve_bytes=spool_config.reserve_bytes,
+                ballast=os.path.join(app.state_dir, "ballast"),
+                ballast_bytes=spool_config.ballast_bytes,
+                compact_below=spool_config.compact_below_share,
+            ),
+        )
 
     async def load(self, number: int) -> None:
         """Fills the index from a spool, in slices between which mail already flows."""
