@@ -13,6 +13,7 @@ class Table:
     slots: int
     capacity: int
     cells: int
+    shared: int
     overflows: int
     boot_id: str
     hash_key: bytes

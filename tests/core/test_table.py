@@ -35,18 +35,21 @@ def make(path: Path) -> Make:
 
 def test_a_name_has_one_cell_in_every_process(make: Make, path: Path) -> None:
     table, other = make(), Table(path)
-    assert table.cell(b"conn:a:mx.example") == other.cell(b"conn:a:mx.example") == 1
-    assert other.cell(b"conn:b:mx.example") == table.cell(b"conn:b:mx.example") == 2
-    assert table.cells == other.cells == 3
+    first = table.cell(b"conn:a:mx.example")
+    assert other.cell(b"conn:a:mx.example") == first >= table.shared
+    assert other.cell(b"conn:b:mx.example") == table.cell(b"conn:b:mx.example") == first + 1
+    assert table.cells == other.cells == 2
 
 
-def test_names_beyond_the_capacity_share_one_cell(make: Make) -> None:
-    table = make(capacity=10)
-    cells = [table.cell(b"%d" % number) for number in range(30)]
-    assert cells[:9] == list(range(1, 10))
-    assert set(cells[9:]) == {0}
-    assert [table.cell(b"%d" % number) for number in range(30)] == cells
-    assert table.overflows == 42
+def test_names_beyond_the_capacity_share_cells(make: Make, path: Path) -> None:
+    table = make(capacity=32)
+    assert table.shared == 4
+    cells = [table.cell(b"%d" % number) for number in range(100)]
+    assert cells[:28] == list(range(4, 32))
+    assert set(cells[28:]) == {0, 1, 2, 3}
+    assert table.cells == 28
+    assert [Table(path).cell(b"%d" % number) for number in range(100)] == cells
+    assert table.overflows == 144
     assert table.acquire(0, 0, 1)
     assert not table.acquire(0, 1, 1)
 
@@ -258,16 +261,22 @@ def test_rates_last_over_a_restart_and_counts_do_not(make: Make) -> None:
     assert table.take(idle, SECOND, 1, SECOND, 4) == 0
     again = make(slots=5, capacity=100, now_ns=6 * SECOND)
     assert (again.slots, again.capacity) == (5, 100)
-    assert again.cells == 2  # the idle one was full again and is forgotten
+    assert again.cells == 1  # the idle one was full again and is forgotten
     assert again.used(again.cell(b"busy")) == 0
     assert again.take(again.cell(b"busy"), 6 * SECOND, 2, SECOND, 4) == SECOND
     assert again.take(again.cell(b"busy"), 6 * SECOND, 1, SECOND, 4) == 0
     assert again.take(again.cell(b"idle"), 6 * SECOND, 4, SECOND, 4) == 0
 
 
-def test_the_shared_cell_lasts_too(make: Make) -> None:
-    assert make().take(0, SECOND, 4, SECOND, 4) == 0
-    assert make(now_ns=SECOND).take(0, SECOND, 1, SECOND, 4) == SECOND
+def test_shared_cells_last_too(make: Make) -> None:
+    assert make().take(5, SECOND, 4, SECOND, 4) == 0
+    again = make(now_ns=SECOND)
+    assert again.take(5, SECOND, 1, SECOND, 4) == SECOND
+    assert again.take(4, SECOND, 4, SECOND, 4) == 0
+    # In a table of another size their names lie elsewhere: the strictest holds for all of them.
+    other = make(now_ns=SECOND, capacity=100)
+    assert [other.take(cell, SECOND, 1, SECOND, 4) for cell in range(other.shared)] == [SECOND] * 12
+    assert other.take(other.shared, SECOND, 4, SECOND, 4) == 0
 
 
 def test_after_another_boot_there_is_no_burst(make: Make) -> None:

@@ -120,13 +120,14 @@ def test_connection_limits_hold_and_nothing_leaks(tmp_path: Path, start: Start, 
     holders[0].kill()
     assert holders[0].wait() == -signal.SIGKILL
     table.clear_slot(0)
-    assert [table.held(cell, 0) for cell in (1, 2)] == [0, 0]
+    cells = [table.cell(b"conn:0"), table.cell(b"conn:1")]
+    assert [table.held(cell, 0) for cell in cells] == [0, 0]
     holders[0] = start(HOLDER, table.path, 0, seed + 7, 60_000, tmp_path / "log.again")
     release(holders[:1])
     for holder in holders:
         assert holder.wait() == 0
     found = [event for path in sorted(tmp_path.glob("log.*")) for event in close_open_spans(spans(path))]
-    for cell in (1, 2):
+    for cell in cells:
         assert table.used(cell) == 0
         assert 1 <= most_at_once(found, cell) <= LIMIT
 
@@ -183,7 +184,7 @@ def test_all_processes_agree_on_the_cells_of_names(tmp_path: Path, start: Start)
         assert namer.returncode == 0
     mine = {str(name): table.cell(b"name %d" % name) for name in range(3000)}
     assert all(answer == mine for answer in answers)
-    own = [cell for cell in mine.values() if cell]
+    own = [cell for cell in mine.values() if cell >= table.shared]
     assert len(set(own)) == len(own)
     # A number may be lost when two processes place the same name at once, never many.
-    assert 1900 < len(own) < 2000
+    assert 1700 < len(own) <= 1750

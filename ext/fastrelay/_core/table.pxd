@@ -6,8 +6,8 @@ cdef struct TableHeader:
     uint32_t slots
     uint32_t capacity           # cells
     uint32_t index_capacity     # entries of the index, a power of two
-    uint32_t next_cell          # cells given out so far
-    uint32_t overflows          # names that had to share cell 0
+    uint32_t next_cell          # the first cell that is nobody's; shared ones come before all others
+    uint32_t overflows          # answers that were a shared cell
     uint8_t[16] hash_key
     uint8_t[40] boot_id
     int64_t floor_ns            # boot time from which every bucket counts as empty; 0: never
@@ -38,10 +38,12 @@ cdef class Table:
     cdef size_t _stride
     cdef uint32_t _capacity     # copies: what a file says later is not trusted
     cdef uint32_t _index_capacity
+    cdef uint32_t _shared
     cdef uint32_t _slots
     cdef readonly str path
 
     cdef Cell* _cell(self, uint32_t cell) noexcept nogil
+    cdef void _copy_rate(self, Cell* source, uint32_t cell) noexcept nogil
     cdef int32_t* _row(self, uint32_t cell, uint32_t slot) noexcept nogil
     cdef uint32_t _find(self, uint64_t name_hash) noexcept nogil
     cdef uint32_t _claim(self, IndexEntry* entry, uint64_t name_hash) noexcept nogil

@@ -8,7 +8,8 @@ How: an index of name hashes (open addressing, 64 probes) points to cells, given
 the relay runs. A process that dies at any instruction leaves no lock and no half cell: an index entry is claimed by
 compare-and-set, and its cell number is set by whoever comes first. Connection counts are kept per slot and summed, so
 that no total can leak: `acquire` adds its own, sums all and takes its own back when the sum is over. After waitpid the
-supervisor clears the dead worker's slot. Names beyond the capacity share cell 0: stricter, never laxer.
+supervisor clears the dead worker's slot. Names beyond the capacity share the first eighth of the cells, by their hash:
+stricter, never laxer, and with some thousand cells hardly noticed.
 
 Rates: time is CLOCK_BOOTTIME in ns, passed in. The file outlives every process; buckets that are not full again yet
 are carried over a restart. Under a foreign boot id, or when the file was lost or damaged, every bucket counts as empty
@@ -66,14 +67,15 @@ cdef extern from *:
     int64_t fr_times(int64_t a, int64_t b) noexcept nogil
 
 cdef enum:
-    VERSION = 1
+    VERSION = 2
     HEADER_BYTES = 4096
     PROBES = 64
     MAX_SLOT_COUNT = 256
     MAX_CELLS = 1 << 22
     DEFAULT_CELLS = 131072      # 16 MiB of disk with up to 8 slots; only pages in use are in memory
+    SHARED_PART = 8             # one cell in so many is for names beyond the capacity
 
-cdef uint32_t SHARED = 0xFFFFFFFFu      # in the index: this name uses cell 0
+cdef uint32_t SHARED = 0xFFFFFFFFu      # in the index: this name uses a shared cell
 cdef const char* MAGIC = b"FRTABLE\n"
 
 MAX_SLOTS = MAX_SLOT_COUNT
@@ -91,6 +93,10 @@ class TableError(Exception):
 
 def _power_of_two(n):
     return 1 << (n - 1).bit_length()
+
+
+def _shared_cells(capacity):
+    return max(capacity // SHARED_PART, 1)
 
 
 def _geometry(capacity, slots):
@@ -134,6 +140,7 @@ cdef class Table:
         if size != wanted or index != self._header.index_capacity:
             raise TableError(self.path, f"it is damaged ({size} bytes instead of {wanted})")
         self._index_capacity = index
+        self._shared = _shared_cells(self._capacity)
         self._stride = stride
         self._index = <IndexEntry*>(self._base + HEADER_BYTES)
         self._cells = self._base + HEADER_BYTES + <size_t>self._index_capacity * sizeof(IndexEntry)
@@ -172,17 +179,26 @@ cdef class Table:
 
     def _carry_over(self, Table old, int64_t now_ns):
         """The buckets of `old` that are not full again. Counts and demand start at nothing: nobody lives."""
-        cdef uint32_t number, cell
+        cdef uint32_t number, other
         cdef uint32_t last = min(fr_load_u32(&old._header.next_cell), old._capacity)
         cdef Cell* source
-        cdef Cell* target
-        for number in range(last):
+        for number in range(old._shared, last):
             source = old._cell(number)
-            if source.tat <= now_ns or (number and source.name_hash == 0):
-                continue
-            cell = self._find(source.name_hash) if number else 0
-            target = self._cell(cell)
-            target.tat = max(target.tat, source.tat)
+            if source.tat > now_ns and source.name_hash != 0:
+                self._copy_rate(source, self._find(source.name_hash))
+        for number in range(old._shared):
+            source = old._cell(number)
+            if source.tat > now_ns:
+                if old._shared == self._shared:
+                    self._copy_rate(source, number)
+                else:       # its names lie elsewhere now: the strictest for all
+                    for other in range(self._shared):
+                        self._copy_rate(source, other)
+
+    cdef void _copy_rate(self, Cell* source, uint32_t cell) noexcept nogil:
+        cdef Cell* target = self._cell(cell)
+        if target.tat < source.tat:
+            target.tat = source.tat
             target.emission_ns = source.emission_ns
             target.burst = source.burst
             target.generation = source.generation
@@ -194,17 +210,22 @@ cdef class Table:
 
     @property
     def capacity(self):
-        """Cells, the shared one included."""
+        """Cells, the shared ones included."""
         return self._capacity
 
     @property
+    def shared(self):
+        """Cells that names beyond the capacity share."""
+        return self._shared
+
+    @property
     def cells(self):
-        """Cells given out, the shared one included."""
-        return min(fr_load_u32(&self._header.next_cell), self._capacity)
+        """Cells that were given to a name of their own."""
+        return min(fr_load_u32(&self._header.next_cell), self._capacity) - self._shared
 
     @property
     def overflows(self):
-        """How often a name had to share cell 0."""
+        """How often a name was given a shared cell."""
         return fr_load_u32(&self._header.overflows)
 
     @property
@@ -234,7 +255,7 @@ cdef class Table:
         return <int32_t*>(self._cells + <size_t>cell * self._stride + sizeof(Cell)) + 2 * slot
 
     cpdef uint32_t cell(self, bytes name) except? 0:
-        """The cell of a name, made when it is new; 0: the shared one (the table is full). Keep the answer: it stays the
+        """The cell of a name, made when it is new; a shared one when the table is full. Keep the answer: it stays the
         same while the relay runs, and asking costs about a microsecond."""
         cdef bytes digest = hashlib.blake2b(name, digest_size=8, key=self.hash_key).digest()
         cdef uint64_t name_hash
@@ -258,7 +279,7 @@ cdef class Table:
             if found == name_hash:
                 return self._claim(entry, name_hash)
         fr_add_u32(&self._header.overflows, 1)
-        return 0
+        return name_hash % self._shared
 
     cdef uint32_t _claim(self, IndexEntry* entry, uint64_t name_hash) noexcept nogil:
         """The cell number of an index entry. Whoever finds none yet sets one; all agree on the first that was set (the
@@ -277,7 +298,7 @@ cdef class Table:
                     self._cell(cell).name_hash = name_hash
         if cell >= self._capacity:      # SHARED, or a damaged file
             fr_add_u32(&self._header.overflows, 1)
-            return 0
+            return name_hash % self._shared
         return cell
 
     # --- connection counts ---
@@ -449,7 +470,7 @@ def _write_empty(path, slots, capacity, boot_id, hash_key):
     header.slots = slots
     header.capacity = capacity
     header.index_capacity = index
-    header.next_cell = 1
+    header.next_cell = _shared_cells(capacity)
     memcpy(header.hash_key, <const char*><bytes>hash_key, 16)
     boot = boot_id.encode()[:39]
     memcpy(header.boot_id, <const char*><bytes>boot, len(boot))
