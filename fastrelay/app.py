@@ -389,6 +389,8 @@ class Cold:
         self.forget = settler.states.forget
         self.load = recovery.load_one
         self.damaged = app.damaged
+        self.unsettled = settler.unsettled
+        self.gone = app.quarantine.gone
         self._app = app
 
     def failed(self, where: str, error: Exception) -> None:

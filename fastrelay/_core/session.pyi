@@ -6,6 +6,8 @@ from fastrelay._core.engine import Delivery, Engine
 from fastrelay._core.index import SiteQueue
 from fastrelay._core.table import Table
 
+CLOSE_SECONDS: float
+
 class Session:
     site: SiteQueue
     pool: Any
@@ -24,8 +26,10 @@ class Session:
     paused: bool
     wanted: bool
     streaming: bool
+    held: bool
     idle_since: float
     opened: float
+    gone_by: float
     resumed: Future[None] | None
     @property
     def client(self) -> SmtpClient: ...

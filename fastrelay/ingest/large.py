@@ -7,6 +7,7 @@ BEHIND_BYTES wait. The file is synced by the group commit, before the record tha
 from __future__ import annotations
 
 import asyncio
+import errno
 from typing import TYPE_CHECKING, Any
 
 from fastrelay.spool import SpoolError
@@ -23,13 +24,18 @@ class LargeContent:
     def __init__(self, app: App, connection: Any) -> None:
         self._app = app
         self._connection = connection
-        self._file = app.own_spool.large_file()
+        self._file: Any = None
+        self.names: Any = None  # what the header fields for us said, see HeaderNames.edit
         self._chunks: list[bytes] = []
         self._waiting_bytes = 0
         self._writing = False
         self._envelope: Any = None
         self._error: SpoolError | None = None
         self._aborted = False
+        try:
+            self._file = app.own_spool.large_file()
+        except OSError as error:
+            self._error = SpoolError.of_os_error("large_open", error, app.own_spool.path)
 
     @property
     def behind(self) -> bool:
@@ -42,6 +48,8 @@ class LargeContent:
         return self._file
 
     def write(self, chunk: bytes) -> None:
+        if self._error is not None:
+            return
         self._chunks.append(chunk)
         self._waiting_bytes += len(chunk)
         self._next()
@@ -56,6 +64,10 @@ class LargeContent:
         self._aborted = True
         self._chunks.clear()
         if not self._writing:
+            self._remove()
+
+    def _remove(self) -> None:
+        if self._file is not None:
             self._file.abort()
 
     def _next(self) -> None:
@@ -67,7 +79,7 @@ class LargeContent:
             future = asyncio.get_running_loop().run_in_executor(None, self._write_all, chunks)
             future.add_done_callback(self._written)
         elif self._aborted:
-            self._file.abort()
+            self._remove()
         elif self._envelope is not None:
             envelope, self._envelope = self._envelope, None
             self._connection.large_written(envelope, self._error)
@@ -81,12 +93,10 @@ class LargeContent:
         self._writing = False
         try:
             self._waiting_bytes -= future.result()
-        except SpoolError as error:
-            self._error = error
-            self._chunks.clear()
-            self._waiting_bytes = 0
-        except OSError as error:
-            self._error = SpoolError("write", error.errno or 5, self._app.own_spool.path, accept=True)
+        except Exception as error:
+            path = self._app.own_spool.path
+            own = error if isinstance(error, OSError) else OSError(errno.EIO, str(error))
+            self._error = error if isinstance(error, SpoolError) else SpoolError.of_os_error("large_write", own, path)
             self._chunks.clear()
             self._waiting_bytes = 0
         self._next()

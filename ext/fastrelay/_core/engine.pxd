@@ -58,7 +58,7 @@ cdef class Engine:
     cdef readonly Py_ssize_t hot_bytes
     cdef public Py_ssize_t loading
     cdef Text text
-    cdef list dirty
+    cdef list dirty, starved
     cdef int64_t second
     cdef bytes second_iso, second_date
     cdef uint32_t accepted_messages, accepted_recipients, accepted_bytes, events_total, duplicates_total
@@ -72,12 +72,14 @@ cdef class Engine:
                        double now)
     cdef int _accepted(self, Accepted a, double now_ms) except -1
     cpdef Delivery pull(self, SiteQueue site, int source, int most, double now)
-    cdef Delivery _load(self, uint32_t r, SiteQueue site, int most)
+    cdef Delivery _load(self, uint32_t r, SiteQueue site, int source, int most)
     cdef int _misrouted(self, uint32_t r, SiteQueue site, double now) except -1
     cpdef int body_leaves(self, Delivery delivery) except -1
     cpdef int settle_delivered(self, Delivery delivery, bytes tail, double now) except -1
     cpdef int released(self, Delivery delivery) except -1
     cpdef int wake(self, SiteQueue site) except -1
+    cdef int _wake_site(self, SiteQueue site, double now) except -1
+    cdef int _starve(self, SiteQueue site) except -1
     cdef int _forget_hot(self, uint64_t msgid) except -1
     cdef Domain _domain_of(self, const char* address, Py_ssize_t length)
     cdef uint32_t _name_in(self, const unsigned char* raw, const Head* head, int which) except? 0xFFFFFFFF
@@ -85,5 +87,6 @@ cdef class Engine:
     cdef bytes _trace(self, Envelope envelope, bytes trace_head, uint64_t msgid, double wall)
     cdef int _event_accepted(self, Accepted a, Envelope envelope, bytes client, double wall) except -1
     cdef int _event_names(self, uint32_t campaign, uint32_t tenant) except -1
-    cdef Delivery _delivery(self, uint32_t r, uint32_t m, Record record, bytes content, SiteQueue site, int most)
+    cdef Delivery _delivery(self, uint32_t r, uint32_t m, Record record, bytes content, SiteQueue site, int source,
+                            int most)
     cdef int _event_delivered(self, Delivery delivery, Py_ssize_t i, bytes tail, double wall, double now) except -1

@@ -51,6 +51,8 @@ from fastrelay._core.reply cimport Reply
 
 cdef enum:
     MOST_RECIPIENTS = 1000      # of one transaction
+    LOOKED_AT_ONCE = 500        # recipients that one pull passes over: expired, held, or of another site
+    STARVED_AT_ONCE = 64        # sites
 
 import email.utils
 import time as _time
@@ -112,6 +114,7 @@ cdef class Engine:
         self.loading = 0
         self.text = Text()
         self.dirty = []
+        self.starved = []
         self.second = -1
         self.accept_edit = None
         self.accepted_messages = slab.counter("fastrelay_accepted_messages_total")
@@ -202,13 +205,15 @@ cdef class Engine:
             return b"554 5.4.6 Too many Received header fields: mail loop\r\n"
         if self.index.queued_recipients + count > self.queued_limit:
             return b"452 4.3.1 Queue is full, try again later\r\n"
-        if self.field_names and (content is None or self._has_field(content, envelope.header_length)):
+        if content is None:
+            header = large.names        # its header was edited on the way to the file
+            if header is not None:
+                campaign, tenant, pool, priority, _ = header
+        elif self.field_names and self._has_field(content, envelope.header_length):
             header = self.accept_edit(envelope)
             if header is not None:
                 campaign, tenant, pool, priority, edited = header
-                if content is not None:
-                    content = edited + content[envelope.header_length:]
-                    edited = b""
+                content = edited + content[envelope.header_length:]
         a = Accepted.__new__(Accepted)
         a.domains = []
         for i in range(count):
@@ -229,8 +234,6 @@ cdef class Engine:
                 flags |= FLAG_UTF8_ADDRESS
         a.msgid = spool.next_id()
         prefix = self._trace(envelope, trace_head, a.msgid, wall)
-        if edited:
-            prefix += edited
         if parameters is not None and not any(parameters):
             parameters = None
         a.raw = encode_record(<int64_t> (wall * 1000), flags, priority, envelope.reverse_path,
@@ -238,7 +241,7 @@ cdef class Engine:
                               tenant, pool, client, envelope.helo, prefix, recipients, parameters)
         a.connection = connection
         a.content = content
-        a.size = envelope.content_length + PyBytes_GET_SIZE(prefix)
+        a.size = (large.file.length if content is None else PyBytes_GET_SIZE(content)) + PyBytes_GET_SIZE(prefix)
         a.campaign = self.index.name_number(campaign) if campaign else 0
         a.tenant = self.index.name_number(tenant) if tenant else 0
         a.since = now
@@ -381,6 +384,13 @@ cdef class Engine:
                 domain = index.domain(domain.name)
                 a.domains[i] = domain
             r = index.add_recipient(m, <uint16_t> i, domain)
+        # Before anything is placed: a route that fails may end the message at once, and forget what is hot.
+        if a.content is not None and self.hot_bytes + PyBytes_GET_SIZE(a.content) <= self.hot_limit:
+            hot = Hot.__new__(Hot)
+            hot.record = Record(a.raw)
+            hot.content = a.content
+            self.hot[a.msgid] = hot
+            self.hot_bytes += PyBytes_GET_SIZE(a.content)
         r = index.message(m).first
         while r != NIL:
             domain = <Domain> index.domain_list[index.recipient(r).domain]
@@ -396,12 +406,6 @@ cdef class Engine:
                 if not domain.resolving:
                     self.cold.unrouted(domain)
             r = index.recipient(r).sibling
-        if a.content is not None and self.hot_bytes + PyBytes_GET_SIZE(a.content) <= self.hot_limit:
-            hot = Hot.__new__(Hot)
-            hot.record = Record(a.raw)
-            hot.content = a.content
-            self.hot[a.msgid] = hot
-            self.hot_bytes += PyBytes_GET_SIZE(a.content)
         self.slab.inc(self.accepted_messages, 1)
         self.slab.inc(self.accepted_recipients, count)
         self.slab.inc(self.accepted_bytes, a.size)
@@ -504,7 +508,10 @@ cdef class Engine:
             self.index.recipient(r).place = UNPLACED
             self.index.places[RETRY] -= 1
             self.index.places[UNPLACED] += 1
-            self.place_ready(r, now)
+            try:
+                self.place_ready(r, now)
+            except Exception as error:
+                self.cold.failed("making a retry ready", error)
         return PyList_GET_SIZE(due)
 
     def route_pending(self, Domain domain, double now):
@@ -537,19 +544,36 @@ cdef class Engine:
         """Gives new work to idle sessions, and lets pools open connections."""
         cdef SiteQueue site
         cdef list dirty
+        if self.starved and self.loading < self.loading_limit:
+            self.dirty += self.starved[:STARVED_AT_ONCE]
+            del self.starved[:STARVED_AT_ONCE]
         if not self.dirty:
             return
         dirty = self.dirty
         self.dirty = []
         for site in dirty:
             site.dirty = False
-            if site.idle:
-                for session in list(site.idle):
-                    if not site.ready():
-                        break
-                    session.go(now)
-            if site.ready():
-                self.cold.pump(site, now)
+            try:
+                self._wake_site(site, now)
+            except Exception as error:
+                self.cold.failed("giving work to sessions", error)
+
+    cdef int _wake_site(self, SiteQueue site, double now) except -1:
+        if site.idle:
+            for session in list(site.idle):
+                if site.dirty or not site.ready():
+                    break
+                session.go(now)
+        if site.ready() and not site.dirty:
+            self.cold.pump(site, now)
+        return 0
+
+    cdef int _starve(self, SiteQueue site) except -1:
+        """Something that all sites share is used up: this one is looked at again at a later wake_dirty."""
+        if not site.dirty:
+            site.dirty = True
+            self.starved.append(site)
+        return 0
 
     cpdef Delivery pull(self, SiteQueue site, int source, int most, double now):
         """The next recipients of one message for a session of `source` (number), at most `most`; None: nothing."""
@@ -560,10 +584,15 @@ cdef class Engine:
         cdef Domain domain
         cdef Delivery delivery
         cdef Spool spool
+        cdef Inflight inflight
+        cdef int looked_at = 0
         if self.held_back or site.held:
             return None
+        most = min(most, <int> MOST_RECIPIENTS)
         while True:
-            if self.loading >= self.loading_limit:
+            looked_at += 1
+            if self.loading >= self.loading_limit or looked_at > LOOKED_AT_ONCE:
+                self._starve(site)
                 return None
             r = index.pop_site(site, <uint16_t> (source + 1))
             if r == NIL:
@@ -576,14 +605,16 @@ cdef class Engine:
             if now_ms - index.message(recipient.message).accepted_at_ms > self.expire_ms:
                 self.cold.expire(r)
                 continue
-            if self.suspensions and self.cold.suspended(r):
+            if self.suspensions and self.cold.suspended(r, source):
                 index.place(r, SUSPENDED)
                 continue
             spool = <Spool> self.spools[index.message(recipient.message).spool]
-            if spool.settle_blocked:
+            inflight = <Inflight> self.inflights[index.message(recipient.message).spool]
+            if spool.settle_blocked or inflight.used > inflight.slots // 2:
                 index.push_front(site.common, r)
+                self._starve(site)
                 return None
-            delivery = self._load(r, site, most)
+            delivery = self._load(r, site, source, most)
             if delivery is not None:
                 delivery.started = now
                 return delivery
@@ -600,7 +631,7 @@ cdef class Engine:
             self.cold.unrouted(domain)
         return 0
 
-    cdef Delivery _load(self, uint32_t r, SiteQueue site, int most):
+    cdef Delivery _load(self, uint32_t r, SiteQueue site, int source, int most):
         """Record and content of a recipient just popped, with its fellow recipients at this site; None where the
         content has to be read first, or can't be."""
         cdef Index index = self.index
@@ -633,7 +664,7 @@ cdef class Engine:
                 self.cold.damaged(m, error)
                 return None
         try:
-            return self._delivery(r, m, record, content, site, most)
+            return self._delivery(r, m, record, content, site, source, most)
         except Exception as error:
             self.cold.damaged(m, error)
             return None
@@ -664,7 +695,8 @@ cdef class Engine:
             self.wake_dirty(self.monotonic())
         spool.read_content_later(raw, done, msgid)
 
-    cdef Delivery _delivery(self, uint32_t r, uint32_t m, Record record, bytes content, SiteQueue site, int most):
+    cdef Delivery _delivery(self, uint32_t r, uint32_t m, Record record, bytes content, SiteQueue site, int source,
+                            int most):
         cdef Index index = self.index
         cdef Message* message = index.message(m)
         cdef Delivery delivery = Delivery.__new__(Delivery)
@@ -679,11 +711,11 @@ cdef class Engine:
             s = message.first
             while s != NIL and PyList_GET_SIZE(numbers) < most:
                 recipient = index.recipient(s)
-                if recipient.place == READY and (<Domain> index.domain_list[recipient.domain]).site is site:
-                    index.place(s, IN_FLIGHT)
+                if (recipient.place == READY and (<Domain> index.domain_list[recipient.domain]).site is site
+                        and (recipient.source == 0 or recipient.source == source + 1)
+                        and not (self.suspensions and self.cold.suspended(s, source))):
                     numbers.append(s)
                 s = recipient.sibling
-        index.place(r, IN_FLIGHT)
         tx.recipients = []
         parameters = []
         for s in numbers:
@@ -697,7 +729,8 @@ cdef class Engine:
         tx.recipient_parameters = parameters if any_parameters else None
         tx.prefix = record.prefix
         tx.content = content
-        tx.size = record.head.length + record.head.prefix_length
+        # The record of a hot message was never read back, so it has no length.
+        tx.size = (record.head.length if content is None else PyBytes_GET_SIZE(content)) + record.head.prefix_length
         tx.eight_bit = (flags & FLAG_EIGHT_BIT) != 0
         tx.utf8_header = (flags & FLAG_UTF8_HEADER) != 0
         tx.utf8_address = (flags & FLAG_UTF8_ADDRESS) != 0
@@ -709,6 +742,8 @@ cdef class Engine:
         delivery.recipients = numbers
         delivery.record = record
         delivery.handle = -1
+        for s in numbers:           # last, so that an error above leaves nobody in flight
+            index.place(s, IN_FLIGHT)
         return delivery
 
     cpdef int body_leaves(self, Delivery delivery) except -1:
@@ -761,6 +796,8 @@ cdef class Engine:
         if not last:
             self.cold.settle_part(delivery)
         else:
+            if message.flags:
+                self.cold.gone(delivery.message)
             spool.delete_message(delivery.msgid, delivery)
             if stateful or message.recipients > 1:
                 self.cold.forget(delivery.spool, delivery.msgid)

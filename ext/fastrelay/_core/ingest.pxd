@@ -17,6 +17,7 @@ cdef class Connection:
     cdef unsigned char* buffer
 
     cpdef int pump(self, double now) except -1
+    cdef int _first_chunk(self, bytes chunk) except -1
     cdef int _flush(self) except -1
     cdef int _message(self, double now) except -1
     cdef bytes _trace_head(self, object envelope)

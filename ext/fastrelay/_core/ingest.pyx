@@ -96,7 +96,9 @@ cdef class Connection:
             elif event == SERVER_SPILL:
                 if self.large is None:
                     self.large = self.listener.large_file(self)
-                self.large.write(self.server.take_chunk())
+                    self._first_chunk(self.server.take_chunk())
+                else:
+                    self.large.write(self.server.take_chunk())
             else:
                 self.closing = True
         self._flush()
@@ -104,6 +106,15 @@ cdef class Connection:
             self.transport.close()
         if self.waiting or self.large is not None:
             self._pace()
+        return 0
+
+    cdef int _first_chunk(self, bytes chunk) except -1:
+        """The first chunk has the whole header: fields that are for us are taken out here."""
+        cdef Envelope envelope = self.server.envelope
+        self.large.names = header = self.engine.accept_edit(envelope) if self.engine.accept_edit is not None else None
+        if header is not None:
+            chunk = <bytes> header[4] + chunk[envelope.header_length:]
+        self.large.write(chunk)
         return 0
 
     cdef int _flush(self) except -1:

@@ -34,7 +34,7 @@ cdef class Session:
     cpdef int pump(self, double now) except -1
     cdef int _flush(self) except -1
     cpdef bint go(self, double now) except -1
-    cdef bint _begin_next(self, double now) except -1
+    cdef int _follow(self, double now) except -1
     cdef int _close(self, double now) except -1
     cdef int _finish(self, double now) except -1
     cdef bint _over_share(self) noexcept

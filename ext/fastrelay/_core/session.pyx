@@ -24,6 +24,8 @@ from fastrelay._core.client cimport (
 )
 from fastrelay._core.transaction cimport Transaction
 
+CLOSE_SECONDS = 20.0        # for a host to take what was written before the connection is cut off
+
 
 @cython.final
 cdef class Session:
@@ -53,7 +55,8 @@ cdef class Session:
         self.transaction_seconds = transaction_seconds
         self.buffer = <unsigned char*> PyByteArray_AS_STRING(engine.read_buffer)
         self.idle = self.ready = self.closing = self.closed = self.paused = False
-        self.wanted = self.streaming = self.pumping = False
+        self.wanted = self.streaming = self.pumping = self.held = False
+        self.gone_by = 0
         self.opened = engine.monotonic()
 
     # -- what uvloop calls --------------------------------------------------------------------------------------
@@ -70,7 +73,6 @@ cdef class Session:
             self.client.receive_bytes(self.buffer, n, now)
             self.pump(now)
         except Exception as error:
-            self.pumping = False
             self.pool.broke(self, error)
 
     def eof_received(self):
@@ -82,9 +84,15 @@ cdef class Session:
             return
         self.closed = self.closing = True
         self.transport = None
-        self.client.connection_lost(now)
-        self.pump(now)
-        self._resume()
+        try:
+            self.client.connection_lost(now)
+            self.pump(now)
+            self._resume()
+        except Exception as failure:
+            self.pool.broke(self, failure)
+        if self.delivery is not None:       # the machine never began it, or could not end it
+            delivery, self.delivery = self.delivery, None
+            self.engine.cold.unsettled(delivery)
         self.pool.gone(self, error)
 
     def pause_writing(self):
@@ -103,10 +111,20 @@ cdef class Session:
     # -- what the machine says ----------------------------------------------------------------------------------
 
     cpdef int pump(self, double now) except -1:
-        cdef int event
         if self.pumping:
             return 0  # go() inside the loop below, which sees the new transaction's events itself: no recursion
         self.pumping = True
+        try:
+            self._follow(now)
+        finally:
+            self.pumping = False
+        self._flush()
+        if self.closing and not self.closed and self.transport is not None:
+            self._close(now)
+        return 0
+
+    cdef int _follow(self, double now) except -1:
+        cdef int event
         while True:
             event = self.client.next_event()
             if event == EVENT_NONE:
@@ -129,10 +147,15 @@ cdef class Session:
                 self.pool.refused(self, self.client.last_reply)
             else:
                 self.closing = True
-        self.pumping = False
-        self._flush()
-        if self.closing and not self.closed and self.transport is not None:
-            self.leave_idle()
+        return 0
+
+    cdef int _close(self, double now) except -1:
+        """Closes once everything is written; `tick` cuts off a host that does not read it."""
+        self.leave_idle()
+        self.closing = True
+        if self.transport is not None:
+            if not self.gone_by:
+                self.gone_by = now + CLOSE_SECONDS
             self.transport.close()
         return 0
 
@@ -157,11 +180,15 @@ cdef class Session:
         self.messages_left -= 1
         if delivery is None:
             return 0
-        if tx.all_delivered:
-            self.engine.settle_delivered(delivery, self.tail, now)
-            self.engine.slab.inc(self.delivered_slot, PyList_GET_SIZE(delivery.recipients))
-        else:
-            self.engine.cold.settle(delivery, self, now)
+        try:
+            if tx.all_delivered:
+                self.engine.settle_delivered(delivery, self.tail, now)
+                self.engine.slab.inc(self.delivered_slot, PyList_GET_SIZE(delivery.recipients))
+            else:
+                self.engine.cold.settle(delivery, self, now)
+        except Exception as error:
+            self.pool.broke(self, error)
+            self.engine.cold.unsettled(delivery)
         self.engine.slab.observe(self.transaction_seconds, now - delivery.started)
         return 0
 
@@ -175,7 +202,7 @@ cdef class Session:
         cdef Delivery delivery
         if self.closing or self.closed or self.client.state != STATE_READY:
             return False
-        if self.messages_left <= 0 or self._over_share():
+        if self.messages_left <= 0 or self.held or self._over_share():
             self.leave(now)
             return False
         delivery = self.engine.pull(self.site, self.source, self.most, now)
@@ -202,15 +229,15 @@ cdef class Session:
 
     def leave(self, double now):
         """Says QUIT and goes; for a session that has nothing in hand."""
-        self.leave_idle()
         self.client.quit(now)
         self._flush()
-        self.closing = True
-        if self.transport is not None:
-            self.transport.close()
+        self._close(now)
 
     def tick(self, double now):
         """Deadlines; the worker calls this about once a second for each session."""
+        if self.gone_by and now >= self.gone_by:
+            self.abort()
+            return
         if self.paused and self.transport is not None:
             self.client.progress(now, self.transport.get_write_buffer_size())
         if self.client.deadline <= now:
