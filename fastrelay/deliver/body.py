@@ -51,8 +51,10 @@ async def stream_body(app: App, session: Any) -> None:
     try:
         body = await loop.run_in_executor(None, BodyReader, spool, delivery.record.raw, delivery.msgid)
     except Exception as error:
-        app.damaged(delivery.message, error)
-        session.abort()
+        session.streaming = False
+        if session.delivery is delivery:
+            app.poisoned(delivery, error)
+            session.abort()
         return
     try:
         while session.delivery is delivery and not session.closed:
@@ -66,8 +68,12 @@ async def stream_body(app: App, session: Any) -> None:
     except Exception as error:
         name = app.engine.message_id(delivery.msgid, delivery.spool)
         log.error("content of message %s can't be read: %s", name, error)
-        app.poisoned(delivery, error)
-        session.abort()
+        if session.delivery is delivery:
+            app.poisoned(delivery, error)
+            session.abort()
     finally:
-        session.streaming = False
         os.close(body.fd)
+        session.streaming = False
+        if session.wanted and not session.closed and session.delivery is not None and session.delivery is not delivery:
+            session.streaming = True  # the next transaction asked while this one was still being read
+            session.pool.stream(session)

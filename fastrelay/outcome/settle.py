@@ -35,6 +35,7 @@ from fastrelay.schedule.state import (
 if TYPE_CHECKING:
     from fastrelay.app import App
 
+IN_FLIGHT, QUARANTINED = 4, 6  # places, see _core/index.pyx
 PREFERS_SOURCE_SECONDS = 86400  # greylisting wants the same address again, but not for ever
 
 ERROR_WORDS = {int(kind): kind.name.removeprefix("ERROR_").lower() for kind in ErrorKind}
@@ -97,7 +98,6 @@ class Settler:
         self._app = app
         self._rng = rng or random.Random()
         self.states = States(app)
-        self.hold_after: set[tuple[int, int]] = set()
 
     # -- after a transaction --------------------------------------------------------------------------------------
 
@@ -112,13 +112,13 @@ class Settler:
         for i in range(len(tx.recipients)):
             reply = tx.reply_for(i)
             own = tx.recipient_replies[i] if tx.recipient_replies else None
-            if own is not None and too_many_recipients(own.code, own.text, accepted):
+            if reply is own and own is not None and too_many_recipients(own.code, own.text, accepted):
                 verdicts.append(AGAIN)
                 continue
             if own is not None and own.code // 100 == 2:
                 accepted += 1
             if reply is not None:
-                stage = STAGE_WORDS[tx.stage] if own is None or own.code // 100 == 2 else "rcpt"
+                stage = "mail" if reply is tx.mail_reply else "rcpt" if reply is own else STAGE_WORDS[tx.stage]
                 verdicts.append(judge_reply(reply.code, reply.text, reply.text_for_log(), stage))
             else:
                 verdicts.append(
@@ -127,7 +127,8 @@ class Settler:
                         tx.error_status or "4.4.2",
                         tx.error or "connection lost",
                         may_have_arrived=tx.may_have_arrived(i),
-                        reused=session.client.transactions_done > 0 and tx.mail_reply is None,
+                        # The transaction at hand is counted by now.
+                        reused=session.client.transactions_done > 1 and tx.mail_reply is None,
                     )
                 )
         return verdicts
@@ -149,14 +150,31 @@ class Settler:
         else:
             self._app.engine.released(delivery)
         site = session.site
+        held = bool(again) and self._app.quarantine.held(delivery.message)
         for r in reversed(again):
-            index.py_push(site.common, r, True)
+            if held:
+                index.py_place(r, QUARANTINED)
+            else:
+                index.py_push(site.common, r, True)
         if again:
             self._app.engine.wake(site)
         for r, verdict in rest:
             if verdict.kind != "deferred":
                 index.py_remove(r)
             self._app.count_outcome(verdict.kind, site.provider, session.source_name)
+
+    def unsettled(self, delivery: Any) -> None:
+        """A bug of ours kept a transaction from being settled: its recipients are held, so that none is sent twice."""
+        index = self._app.engine.index
+        info = index.message_info(delivery.message)
+        if info is None or info[0] != delivery.msgid:
+            return
+        for r in delivery.recipients:
+            m, _, _, place, *_ = index.recipient_info(r)
+            if m == delivery.message and place == IN_FLIGHT:
+                index.flag_possible_duplicate(r, delivery.transaction.body_complete)
+                index.py_place(r, QUARANTINED)
+        self._app.quarantine.unsettled(delivery)
 
     def _settle_one(
         self,
@@ -196,7 +214,10 @@ class Settler:
             state.due_ms = int((app.clock.wall() + delay) * 1000)
             young = fields["queued_seconds"] < PREFERS_SOURCE_SECONDS
             app.engine.index.set_source(r, session.source + 1 if young else 0)
-            app.engine.index.py_defer(r, int((now + delay) * 1000))
+            if app.quarantine.held(delivery.message):
+                app.engine.index.py_place(r, QUARANTINED)
+            else:
+                app.engine.index.py_defer(r, int((now + delay) * 1000))
             fields["next_attempt_seconds"] = round(delay, 3)
         else:
             state.status = DELIVERED if verdict.kind == "delivered" else FAILED
@@ -225,6 +246,7 @@ class Settler:
         """The message's new state, or its deletion where no recipient is left."""
         engine = self._app.engine
         if gone:
+            self._app.quarantine.gone(delivery.message)
             engine.spools[delivery.spool].delete_message(delivery.msgid, delivery)
             self.states.forget(delivery.spool, delivery.msgid)
         else:
@@ -269,6 +291,7 @@ class Settler:
         engine.event(EVENT_NAMES[status], spool, msgid, {k: v for k, v in fields.items() if v is not None})
         app.count_outcome(EVENT_NAMES[status], provider, mine.source)
         if queued == 1:
+            app.quarantine.gone(m)
             engine.spools[spool].delete_message(msgid, None)
             self.states.forget(spool, msgid)
             if spool == 0:

@@ -214,16 +214,20 @@ class Board:
             self._app.wake_soon()
             await asyncio.sleep(0)
 
-    def suspended(self, r: int) -> bool:
-        """Whether an operator holds this recipient."""
-        return self.suspension_of(r) is not None
+    def suspended(self, r: int, source: int = -1) -> bool:
+        """Whether an operator holds this recipient, or holds it back from the source (number) that would take it."""
+        return self.suspension_of(r, source) is not None
 
-    def suspension_of(self, r: int) -> Suspension | None:
-        """The first suspension that holds a recipient."""
+    def suspension_of(self, r: int, source: int = -1) -> Suspension | None:
+        """The first suspension that holds a recipient. One of a whole source holds sessions instead (`source_held`)."""
         if not self.suspensions:
             return None
         now = self._app.clock.monotonic()
-        return next((one for one in self.suspensions if one.holds(self._app.index, r, now)), None)
+        return next((one for one in self.suspensions if one.holds(self._app.index, r, now, source)), None)
+
+    def source_held(self, source: str, provider: str) -> Suspension | None:
+        """The suspension by which a source sends nothing to sites of a provider: its mail goes by other sources."""
+        return next((one for one in self.suspensions if one.holds_source(source, provider)), None)
 
     # -- for people ---------------------------------------------------------------------------------------------------
 

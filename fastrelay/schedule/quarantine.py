@@ -8,12 +8,17 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
+from fastrelay.spool import SpoolError
+
 if TYPE_CHECKING:
     from fastrelay.app import App
 
 log = logging.getLogger(__name__)
 
-IN_FLIGHT, QUARANTINED = 4, 6
+IN_FLIGHT, QUARANTINED = 4, 6  # places, see _core/index.pyx
+HELD = 1  # flag of a message in the index: what of it is still in flight is held when it comes back
 
 
 class Quarantine:
@@ -36,18 +41,46 @@ class Quarantine:
         for r in app.index.recipients_of(m):
             if app.index.recipient_info(r)[3] != IN_FLIGHT:
                 app.index.py_place(r, QUARANTINED)
-        state = app.settler.states.get(spool, msgid, total)
-        if not state.quarantined:
-            app.board.quarantined_messages += 1
+        self.count(m)
+        try:
+            state = app.settler.states.get(spool, msgid, total)
+        except (msgspec.MsgspecError, SpoolError) as error:
+            log.error("the state of message %s can't be read: %s", app.engine.message_id(msgid, spool), error)
+            return  # held until the next start, which leaves such a message alone
         state.quarantined = why
         app.settler.states.put(spool, msgid, state)
 
+    def count(self, m: int) -> None:
+        """Notes that a message is held."""
+        if not self.held(m):
+            self._app.index.set_message_flag(m, HELD, True)
+            self._app.board.quarantined_messages += 1
+
+    def held(self, m: int) -> bool:
+        """Whether a message is held."""
+        return bool(self._app.index.message_info(m)[8] & HELD)
+
+    def gone(self, m: int) -> None:
+        """The last recipient of a message ends: it is no longer held. Called while the index still has it."""
+        if self.held(m):
+            self._app.index.set_message_flag(m, HELD, False)
+            self._app.board.quarantined_messages -= 1
+
     def mark(self, delivery: Any, error: Exception) -> None:
-        """A message that turned out to be damaged while it was sent: held when its attempt is settled."""
+        """A message that turned out to be damaged while it was sent: what is in flight is held once it is settled."""
         m = delivery.message
         msgid, _, _, total, _, _, _, spool, _ = self._app.index.message_info(m)
         self._hold(m, msgid, spool, total, f"damaged: {error}")
-        self._app.settler.hold_after.add((spool, msgid))
+
+    def unsettled(self, delivery: Any) -> None:
+        """A transaction that a bug of ours kept from being settled: nobody may send it again without a look."""
+        m = delivery.message
+        msgid, _, _, total, _, _, _, spool, _ = self._app.index.message_info(m)
+        name = self._app.engine.message_id(msgid, spool)
+        log.error(
+            "an attempt of message %s could not be settled; it is quarantined. See fastrelay queue show %s", name, name
+        )
+        self._hold(m, msgid, spool, total, "an attempt could not be settled: it may have been delivered")
 
     def release(self, m: int) -> int:
         """Lets a message go on; gives how many recipients that are."""
@@ -58,7 +91,7 @@ class Quarantine:
             return 0
         state.quarantined = ""
         state.crashes = 0
-        app.board.quarantined_messages -= 1
+        self.gone(m)
         app.settler.states.put(spool, msgid, state)
         now = app.clock.monotonic()
         released = 0

@@ -178,7 +178,7 @@ class Recovery:
         for (number, _), r in zip(queued, recipients, strict=True):
             self._place(m, r, state.recipients[number], state.quarantined, wall_ms, now_ms)
         if state.quarantined:
-            app.board.quarantined_messages += 1
+            app.quarantine.count(m)
         if changed:
             app.settler.states.put(spool, msgid, state)
 

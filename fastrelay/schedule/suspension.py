@@ -76,8 +76,21 @@ class Suspension:
     def of(cls, described: dict[str, Any], index: Any, sources: dict[str, int]) -> Suspension:
         return cls(described["id"], Selector.of(described.get("selectors", {})), described.get("why", ""), sources)
 
-    def holds(self, index: Any, r: int, now: float) -> bool:
-        """Whether a queued recipient matches."""
+    @property
+    def of_source(self) -> bool:
+        """Whether it names a source and no mail: then it holds the source, and the mail goes by others."""
+        wanted = self.selector
+        mail = (wanted.campaign, wanted.tenant, wanted.domain, wanted.older_than_seconds)
+        return wanted.source is not None and all(part is None for part in mail)
+
+    def holds_source(self, source: str, provider: str) -> bool:
+        """Whether a source sends nothing to sites of a provider."""
+        return self.of_source and self.selector.source == source and self.selector.provider in (None, provider)
+
+    def holds(self, index: Any, r: int, now: float, session_source: int = -1) -> bool:
+        """Whether a queued recipient matches. `session_source`: the number of the source that would take it now."""
+        if self.of_source:
+            return False
         m, _, domain, _, _, source, _ = index.recipient_info(r)
         _, accepted_at_ms, _, _, _, campaign, tenant, _, _ = index.message_info(m)
         wanted = self.selector
@@ -89,6 +102,8 @@ class Suspension:
             return False
         if not wanted._provider_matches(domain):
             return False
-        if wanted.source is not None and self.sources.get(wanted.source, -1) + 1 != source:
-            return False
+        if wanted.source is not None:
+            number = self.sources.get(wanted.source)
+            if number is None or number not in (source - 1, session_source):
+                return False
         return wanted.older_than_seconds is None or now - accepted_at_ms / 1000 > wanted.older_than_seconds
