@@ -124,8 +124,9 @@ def main() -> int:
     die_with_parent()
     channel = socket.socket(fileno=int(os.environ[CONTROL_FD]))
     channel.setblocking(False)
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     gc.set_threshold(GC_THRESHOLD, 50, 50)
 
     async def live() -> int:
