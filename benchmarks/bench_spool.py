@@ -4,10 +4,11 @@ Prints figures; asserts nothing.
 
     python benchmarks/bench_spool.py [--seconds 3] [--folder DIR] [--live 1000000]
 
-Each message is put (10 KB, its record, its "accepted" event), committed, then deleted (with its "delivered" event and count) and that
-is committed too. GROUP messages are on their way at a time, so a group commit has about as many operations. "loop" is the
-processor time of the thread that runs the event loop, this benchmark's own Python callbacks included; "committer" that of
-the committer. With --live, so many messages are in the spool before, and the deleted ones are chosen at random.
+Each message is put (10 KB, its record, its "accepted" event), committed, then deleted (with its "delivered" event
+and count) and that is committed too. GROUP messages are on their way at a time, so a group commit has about as many
+operations. "loop" is the processor time of the thread that runs the event loop, this benchmark's own Python callbacks
+included; "committer" that of the committer. With --live, so many messages are in the spool before, and the deleted
+ones are chosen at random.
 """
 
 from __future__ import annotations

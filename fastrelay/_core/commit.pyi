@@ -25,6 +25,7 @@ class Spool:
     settle_blocked: bool
     unhealthy: str
     dead: bool
+    reopened: int
     closed: bool
     def __init__(
         self,

@@ -322,7 +322,7 @@ def test_dropping_an_open_spool_ends_its_threads(tmp_path: Path) -> None:
     box.loop.timers.clear()
     box.loop.readers.clear()
     box.loop.soon.clear()
-    box.spool = None
+    box.spool = box.log = None
     gc.collect()
     assert len(os.listdir("/proc/self/task")) == before - 2
 

@@ -116,6 +116,8 @@ def test_events_of_failed_accepts_are_dropped_and_others_stay(box: Box) -> None:
     box.spool.add_event(b'"event":"other"}\n')
     box.commit()
     assert [json.loads(line)["event"] for line in box.log_lines()] == ["accepted", "delivered", "other"]
+    rows = b"".join(value for _, value in box.spool.environment.items("ev"))
+    assert [json.loads(line)["event"] for line in rows.splitlines()] == ["accepted", "delivered", "other"]
 
 
 def test_two_spools_share_a_log(box: Box, tmp_path: Path) -> None:

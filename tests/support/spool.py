@@ -11,7 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fastrelay.clock import SimulatedClock
 from fastrelay.spool import SpoolOptions, open_spool
+from fastrelay.spool.eventlog import EventLog
 
 HEAD = struct.Struct("<BBHIIIQQ")
 OPTIONS = SpoolOptions(map_bytes=1 << 30, reserve_bytes=0, compact_seconds=1e9)
@@ -112,9 +114,9 @@ class Box:
 
     def open(self) -> None:
         self.spool = open_spool(self.path, loop=self.loop, on_commit=self._told, options=self.options)
-        descriptor = os.open(self.log_path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        self.spool.set_log_fd(descriptor)
-        os.close(descriptor)
+        self.log = EventLog(self.log_path, set_log_fd=self.spool.set_log_fd, clock=SimulatedClock())
+        self.log.open()
+        self.log.close()  # the spool has a copy
 
     def close(self) -> None:
         self.spool.close()
@@ -179,5 +181,5 @@ class Box:
         return sorted(os.listdir(os.path.join(self.path, "segments")))
 
     def log_lines(self) -> list[str]:
-        with open(self.log_path, encoding="utf-8") as file:
+        with open(self.log_path, encoding="utf-8", errors="replace") as file:
             return [line for line in file.read().split("\n") if line]

@@ -1,5 +1,6 @@
 """A process that uses a spool and is killed: python spool_child.py FOLDER STEP AFTER ROUNDS.
- It accepts and delivers in rounds, and says on its standard output, a line at a time, what it is about to do and what
+
+It accepts and delivers in rounds, and says on its standard output, a line at a time, what it is about to do and what
 it was told. STEP is where the committer ends the process (fastrelay._core.commit.STEPS), when it passes there for the
 (AFTER + 1)th time; "-" for never. What is accepted can be told from its number: content_of().
 """
@@ -20,6 +21,8 @@ from fastrelay.spool import SpoolOptions
 OPTIONS = SpoolOptions(map_bytes=1 << 28, reserve_bytes=0, segment_bytes=20_000, compact_seconds=1e9)
 RECIPIENTS = 3
 MESSAGES = 5
+TRIES = 3
+GAVE_UP = 3
 
 
 def content_of(msgid: int) -> bytes:
@@ -34,12 +37,22 @@ def say(*words: object) -> None:
 class Child(Box):
     """Tells what it is told."""
 
+    def __init__(self, folder: str, options: SpoolOptions) -> None:
+        self.accepted: set[int] = set()
+        super().__init__(folder, options)
+
     def _told(self, cookies: list, error: object) -> None:
         for what, msgid in cookies:
+            if what == "put" and error is None:
+                self.accepted.add(msgid)
             say("failed" if error else "done", what, msgid)
 
     def accept(self, round_: int) -> list[int]:
-        ids = []
+        ids: list[int] = []
+        if not self.spool.accepting:
+            self.loop.advance(2.0)
+        if not self.spool.accepting:
+            return ids
         for n in range(MESSAGES):
             msgid = self.spool.next_id()
             ids.append(msgid)
@@ -63,6 +76,16 @@ class Child(Box):
             self.spool.put_state(msgid, b"state %d" % msgid, ("state", msgid))
             self.spool.add_event(b'"event":"deferred","id":%d}\n' % msgid)
 
+    def through(self) -> None:
+        """Have everything committed; a disk that stays broken ends the process."""
+        for _ in range(TRIES):
+            if self.commit():
+                return
+            self.loop.advance(2.0)
+        say("given-up")
+        say("reopened", self.spool.reopened)
+        os._exit(GAVE_UP)
+
 
 def main() -> None:
     folder, step, after, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
@@ -75,11 +98,12 @@ def main() -> None:
     for round_ in range(rounds):
         accepted = child.accept(round_)
         if round_ % 3 == 2:
-            child.commit()
+            child.through()
         child.settle(waiting)
-        child.commit()
-        waiting = accepted
+        child.through()
+        waiting = [msgid for msgid in accepted if msgid in child.accepted]
     say("closing")
+    say("reopened", child.spool.reopened)
     child.close()
     say("closed")
 

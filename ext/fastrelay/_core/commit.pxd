@@ -27,6 +27,7 @@ cdef class Spool:
     cdef readonly object walking       # a lock: held by who walks the environment in another thread
     cdef public object care            # free room and compaction (fastrelay/spool/care.py)
     cdef readonly bint dead            # out of service until the next start
+    cdef readonly int reopened         # how often the environment had to be opened anew
     cdef readonly bint closed
     cdef uint64_t _next_id, _next_event, _first_id
     cdef list _counters                # as of the last commit

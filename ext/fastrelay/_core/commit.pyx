@@ -239,6 +239,7 @@ cdef class Spool:
         """
         cdef fr_batch* batch = <fr_batch*>address
         cdef uint64_t number = batch.number
+        self.reopened += 1
         self._stop()
         try:
             with self.walking:

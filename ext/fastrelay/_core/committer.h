@@ -168,13 +168,14 @@ static inline void fr_run(fr_committer *c, fr_batch *batch) {
     batch->settle_error = batch->accept_error = 0;
     if (work) batch->accept_error = fr_write_contents(c, batch);
     int accepts = !batch->accept_error;
+    if (!accepts) fr_batch_drop_accept_events(batch);
     int error = fr_transact(c, batch, accepts, &batch->settle_step);
     if (error && accepts && work) {
         batch->accept_error = error;
         batch->accept_step = batch->settle_step;
+        fr_batch_drop_accept_events(batch);
+        error = fr_transact(c, batch, 0, &batch->settle_step);
     }
-    if (batch->accept_error) fr_batch_drop_accept_events(batch);
-    if (error && accepts && work && error != MDB_PANIC) error = fr_transact(c, batch, 0, &batch->settle_step);
     if (error && fr_no_room(c, error)) {
         fr_free_ballast(c);
         error = fr_transact(c, batch, 0, &batch->settle_step);

@@ -72,22 +72,49 @@ static inline void fr_log_failed(fr_committer *c) {
     pthread_mutex_unlock(&c->mutex);
 }
 
-/* Take over a descriptor that the loop gave; the old one is synced first, or its unsynced lines are written again. */
+/* Make the name of a new log file durable: rows go when its lines are synced, so a power cut must not take the file. */
+static inline int fr_sync_folder_of(int fd) {
+    char link[FR_NAME], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t length = readlink(link, path, sizeof path - 1);
+    if (length <= 0) return length ? errno : ENOENT;
+    path[length] = 0;
+    char *name = strrchr(path, '/');
+    if (!name) return 0;                                   /* no file: a pipe, as in tests */
+    *(name == path ? name + 1 : name) = 0;
+    int folder = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (folder < 0) return errno;
+    int error = fsync(folder) ? errno : 0;
+    close(folder);
+    return error;
+}
+
+/* Take over a descriptor that the loop gave; the old one is synced first, or its unsynced lines are written again. If the
+ * name of the new one cannot be made durable, it is tried again later, and lines wait in their rows. */
 static inline void fr_log_switch(fr_committer *c) {
     pthread_mutex_lock(&c->mutex);
-    int has_next = c->has_next_log, sync_failed = c->log_sync_failed;
+    int has_next = c->has_next_log, next = c->next_log_fd, sync_failed = c->log_sync_failed;
+    c->has_next_log = 0;
     pthread_mutex_unlock(&c->mutex);
     if (!has_next && !sync_failed) return;
     int lost = sync_failed || (c->log_fd >= 0 && fdatasync(c->log_fd));
+    int unnamed = has_next && next >= 0 && fr_sync_folder_of(next);
     pthread_mutex_lock(&c->mutex);
     if (lost) c->log_written = c->log_to_sync = c->log_synced;
     else if (c->log_fd >= 0) c->log_synced = c->log_to_sync;
     c->log_sync_failed = 0;
+    if (lost || unnamed) c->sync_failures++;
     if (has_next) {
         if (c->log_fd >= 0) close(c->log_fd);              /* under the mutex: the janitor takes a copy of it there */
-        c->log_fd = c->next_log_fd;
+        c->log_fd = unnamed ? -1 : next;
         c->log_torn = 0;
-        c->has_next_log = 0;
+    }
+    if (unnamed && !c->has_next_log) {
+        c->next_log_fd = next;
+        c->has_next_log = c->log_failing = 1;
+        pthread_cond_signal(&c->wake_janitor);
+    } else if (unnamed) {
+        close(next);
     }
     c->log_behind = 1;
     pthread_mutex_unlock(&c->mutex);
