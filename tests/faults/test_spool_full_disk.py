@@ -1,4 +1,4 @@
-"""A disk that is full to the last octet: 452 for new mail, delivery goes on with the ballast, and all is well when there is room."""
+"""A disk that is full to the last octet: 452 for new mail, delivery goes on, and all is well when there is room."""
 
 from __future__ import annotations
 

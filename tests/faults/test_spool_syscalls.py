@@ -122,7 +122,7 @@ def test_whatever_fails_nothing_acknowledged_is_lost(failure: str, tmp_path: Pat
 def test_a_meta_page_that_cannot_be_written(tmp_path: Path) -> None:
     """LMDB refuses service then (MDB_PANIC): the environment is opened anew, and the batch tried again.
 
-    strace counts calls by thread, so the new committer can fail again, and so can the opening: then it is out of service.
+    strace counts calls by thread, so the new committer can fail again, and so can the opening: it is out of service then.
     """
     outcomes = set()
     for n in range(1, 20):
@@ -138,7 +138,7 @@ def test_a_meta_page_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_is_gone_for_good(tmp_path: Path) -> None:
-    """Opening anew fails too: the spool is out of service, and says so; what was acknowledged is there at the next start."""
+    """Opening anew fails too: the spool is out of service; what was acknowledged is there at the next start."""
     code, said = child(tmp_path, 6, "pwrite64:error=EIO:when=9+")
     assert code == GAVE_UP
     assert "given-up" in said

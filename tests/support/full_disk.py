@@ -1,4 +1,4 @@
-"""A spool on a disk of a few MiB that fills up: full_disk.py FOLDER, run where FOLDER is that disk. Says what it saw; exit code 0."""
+"""A spool on a disk of a few MiB that fills up: full_disk.py FOLDER, where FOLDER is that disk. Says what it saw."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def fill(folder: Path) -> int:
             try:
                 taken += os.write(descriptor, bytes(size))
             except OSError as error:
-                assert error.errno == errno.ENOSPC
+                if error.errno != errno.ENOSPC:
+                    raise
                 break
     os.fsync(descriptor)
     os.close(descriptor)
@@ -78,9 +79,7 @@ def main() -> None:
         settled += 1
         fill(folder)
     print("settled", settled, "ballast", (folder / "ballast").exists(), box.spool.unhealthy)
-    assert settled >= 1
-    assert not (folder / "ballast").exists()
-    assert not box.spool.accepting or settled == 40
+    assert settled == 40 or (settled and not (folder / "ballast").exists())
 
     # room again: everything goes on
     os.unlink(folder / "filler")
