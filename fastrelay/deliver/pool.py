@@ -8,7 +8,8 @@ when none is left the site backs off; that burns no attempt of any message.
     ready             a session that is free, or being opened
     connection_limit  the site's connections are all in use
     connect_backoff   no host of the site could be used; `detail` says what happened
-    no_source         no source can reach any of its addresses
+    no_source         no source of this host can reach any of its addresses
+    suspended         an operator holds every source that could send to it
 
 Known faults: sources are chosen by fewest open connections; limits by rate come with the limits module.
 """
@@ -33,7 +34,11 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25  # how soon to ask again for a connection that another worker holds
 MESSAGES_BEFORE_ONE_MORE = 4  # a further connection is opened for so many ready recipients
+LANE_SLICE = 1000
+BLOCKED_SECONDS = 1.0  # how soon to look again while outcomes can't be written
+NEVER = (0.0, "")
 HOST_NEVER_TAKES_MAIL = 521  # RFC 7504
+UNFIT_SECONDS = 60.0  # a source that can't send to this site is passed over for so long
 
 
 class Pool:
@@ -52,6 +57,7 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting: dict[Session, asyncio.Future[str]] = {}
         self._tails: dict[tuple[int, str, str], bytes] = {}
+        self._unfit: dict[int, tuple[float, str]] = {}  # source number: until when, and why
 
     # -- growing ----------------------------------------------------------------------------------------------------
 
@@ -64,27 +70,89 @@ class Pool:
             return
         if queue.backoff_until > now:
             return
+        if app.own_spool.settle_blocked:
+            app.wake_later(queue, now + BLOCKED_SECONDS)
+            return
+        sources = self._usable(now)
+        if not sources:
+            self._no_source(now)
+            return
+        if queue.by_source:
+            self._release_lanes(sources)
         opened = len(self.sessions)
-        most = app.config.delivery.connections_per_site * len(app.pool_sources)
+        most = app.config.delivery.connections_per_site * len(sources)
         wanted = min(-(-ready // MESSAGES_BEFORE_ONE_MORE), most - opened)
+        if wanted <= 0:
+            self._at_limit(opened)
         while self.connecting < wanted:
-            source = self._choose_source()
+            source = self._choose_source(sources)
             if source is None:
-                queue.reason = "connection_limit"
-                queue.detail = f"{opened} connections to this site are open in this worker, the limit is in use"
+                self._at_limit(opened)
                 if not opened and not self.connecting:
                     app.wake_later(queue, now + POLL_SECONDS)
                 break
-            queue.reason = "ready"
+            queue.reason, queue.detail = "ready", ""
             self._open(source)
 
-    def _choose_source(self) -> Source | None:
+    def _at_limit(self, opened: int) -> None:
+        self.site_queue.reason = "connection_limit"
+        self.site_queue.detail = f"{opened} connections to this site are open in this worker, the limit is in use"
+
+    def _usable(self, now: float) -> list[Source]:
+        """The sources that may send to this site now."""
+        app = self._app
+        if not self._unfit and not app.board.suspensions:
+            return app.pool_sources
+        return [
+            one for one in app.pool_sources if self._unfit.get(one.number, NEVER)[0] <= now and not self.held(one.name)
+        ]
+
+    def held(self, source: str) -> bool:
+        """Whether an operator holds a source, for this site's provider at least."""
+        return self._app.board.source_held(source, self.site_queue.provider) is not None
+
+    def _no_source(self, now: float) -> None:
+        """Every source is held or unfit: says why, and when that is looked at again."""
+        app, queue = self._app, self.site_queue
+        suspensions = [app.board.source_held(one.name, queue.provider) for one in app.pool_sources]
+        held = next((one for one in suspensions if one is not None), None)
+        if held is not None:
+            why = held.why or "no reason given"
+            queue.reason, queue.detail = "suspended", f"its sources are held by suspension {held.id}: {why}"
+        unfit = [self._unfit[one.number] for one in app.pool_sources if one.number in self._unfit]
+        if unfit:
+            until, why = min(unfit)
+            app.wake_later(queue, max(until, now + POLL_SECONDS))
+            if held is None:
+                queue.reason, queue.detail = "no_source", why
+
+    def _release_lanes(self, sources: list[Source]) -> None:
+        """What prefers a source that can't be used goes by any other; a slice at a time."""
+        index, queue = self._app.index, self.site_queue
+        usable = {one.number + 1 for one in sources}
+        for number, lane in queue.by_source.items():
+            if number in usable:
+                continue
+            for _ in range(LANE_SLICE):
+                r = index.py_pop(lane)
+                if r is None:
+                    break
+                index.py_push(queue.common, r)
+
+    def heed_suspensions(self, now: float) -> None:
+        """The suspensions changed: sessions of sources that are held now end behind the message in hand."""
+        for session in list(self.sessions):
+            session.held = self.held(session.source_name)
+            if session.held and session.idle:
+                session.leave(now)
+
+    def _choose_source(self, sources: list[Source]) -> Source | None:
         """The source with the fewest connections to this site that may open one more; its place is then taken."""
         app = self._app
         limit = app.config.delivery.connections_per_site
         if len(app.sessions) + app.connecting >= app.connection_limit:
             return None
-        for source in sorted(app.pool_sources, key=self._preference):
+        for source in sorted(sources, key=self._preference):
             cell = self._cell(source)
             app.table.demand(cell, app.slot, min(limit, self.site_queue.ready() + len(self.sessions)))
             if app.table.held(cell, app.slot) >= app.table.share(cell, app.slot, limit):
@@ -127,7 +195,8 @@ class Pool:
     async def _connect(self, source: Source) -> None:
         """Tries the hosts in order until one is ready for mail."""
         app, queue = self._app, self.site_queue
-        outcome, detail, code = "failed", "", 0
+        outcome, detail = "failed", ""
+        codes: set[int] = set()
         try:
             targets, failure = await app.router.targets(queue.site, app.clock.monotonic())
             if failure is not None:
@@ -139,10 +208,11 @@ class Pool:
                 detail = f"source {source.name} has no address of the family that {queue.key} needs"
             for target in app.hosts.in_order(usable, app.clock.monotonic()):
                 outcome, detail, code = await self._try(source, target)
-                if outcome == "ready":
+                codes.add(code)
+                if outcome == "ready" or app.draining:
                     return
-                if app.draining:
-                    return
+                if outcome == "no_source":
+                    break
         except Exception as error:
             log.exception("connecting to %s failed in the relay itself; its mail waits. Please report this", queue.key)
             outcome, detail = "failed", f"error inside the relay: {error}"
@@ -152,7 +222,7 @@ class Pool:
             app.connecting -= 1
             if outcome != "ready":
                 self._give_back(source.number)
-        self._all_failed(outcome, detail, code)
+        self._all_failed(source, outcome, detail, codes)
 
     async def _try(self, source: Source, target: Any) -> tuple[str, str, int]:
         """One address: ("ready", …) or why not, in words, with the code of a refusal."""
@@ -164,7 +234,7 @@ class Pool:
             sock = open_socket(source, target.family)
         except OSError as error:
             app.count_connect("error")
-            return "failed", f"source {source.name} ({source.address}) can't be used: {error.strerror}", 0
+            return "no_source", f"source {source.name} ({source.address}) can't be used: {error.strerror}", 0
         session: Session | None = None
         try:
             async with asyncio.timeout(app.config.delivery.connect_timeout_seconds):
@@ -183,6 +253,12 @@ class Pool:
             app.hosts.failed(target.address, app.clock.monotonic())
             app.count_connect("timeout" if isinstance(error, TimeoutError) else connect_result(error))
             return "failed", f"connecting to {where}: {words}", 0
+        except BaseException:
+            if session is None:
+                sock.close()
+            else:
+                session.abort()
+            raise
         finally:
             if session is not None:
                 self._waiting.pop(session, None)
@@ -238,19 +314,32 @@ class Pool:
             return
         self._back_off(failure.text)
 
-    def _all_failed(self, outcome: str, detail: str, code: int) -> None:
+    def _all_failed(self, source: Source, outcome: str, detail: str, codes: set[int]) -> None:
         """No host could be used. With other sessions open the site is still reachable: no back-off then."""
+        if outcome == "no_source":
+            self._pass_over(source, detail)
+            return
         if self.sessions:
             return
-        if code == HOST_NEVER_TAKES_MAIL:
-            self._fail_ready(code, "5.3.2", detail, "host_refuses_mail")
+        if codes == {HOST_NEVER_TAKES_MAIL}:
+            self._fail_ready(HOST_NEVER_TAKES_MAIL, "5.3.2", detail, "host_refuses_mail")
             return
-        self._back_off(detail, "no_source" if outcome == "no_source" else "connect_backoff")
+        self._back_off(detail)
+
+    def _pass_over(self, source: Source, why: str) -> None:
+        """This source can't send to this site: the others do, if there are any."""
+        app = self._app
+        now = app.clock.monotonic()
+        if source.number not in self._unfit:
+            log.warning("site %s: %s", self.site_queue.key, why)
+        self._unfit[source.number] = (now + UNFIT_SECONDS, why)
+        app.engine.wake(self.site_queue)
+        app.wake_soon()
 
     def _fail_ready(self, code: int, enhanced: str, words: str, reason: str) -> None:
         self._app.fail_ready(self.site_queue, code, enhanced, words, reason)
 
-    def _back_off(self, detail: str, reason: str = "connect_backoff") -> None:
+    def _back_off(self, detail: str) -> None:
         queue, bounds = self.site_queue, self._app.config.delivery.connect_backoff
         now = self._app.clock.monotonic()
         if queue.backoff_until > now:
@@ -258,7 +347,7 @@ class Pool:
         delay = min(bounds.max_seconds, bounds.first_seconds * 2 ** min(self.failures, 32))
         self.failures += 1
         queue.backoff_until = now + delay
-        queue.reason, queue.detail = reason, detail
+        queue.reason, queue.detail = "connect_backoff", detail
         self._app.wake_later(queue, queue.backoff_until)
         level = logging.WARNING if self.failures == 1 else logging.INFO
         log.log(level, "site %s can't be reached, next try in %.0f s: %s", queue.key, delay, detail)
@@ -274,8 +363,10 @@ class Pool:
             session.most = min(session.most, offered.rcpt_max)
         if offered.rcpt_domain_max == 1:
             session.most = 1
+        session.held = self.held(session.source_name)
         self.sessions.add(session)
         self.failures = 0
+        self._unfit.pop(session.source, None)
         self.site_queue.backoff_until = 0.0
         self.site_queue.reason, self.site_queue.detail = "ready", ""
         self._resolve(session, "")

@@ -30,6 +30,9 @@ RESORT_SLICE = 5_000  # messages that new suspensions are held against before th
 SLICE = 500  # recipients ended or looked at before the loop gets its turn
 DOMAINS_KEPT = 50_000
 POOL_IDLE_SECONDS = 300.0
+SWEEP_SLICE = 5_000  # messages
+SWEEP_SLICES = 20
+SWEEP_AGAIN_SECONDS = 0.05
 IN_HAND = {"unplaced": "in_flight", "loading": "in_flight"}
 
 
@@ -80,7 +83,13 @@ class Board:
             domain.wait_until = self._app.clock.monotonic() + 60
             self._wake_at(domain.wait_until, domain)
             return
-        self._apply(domain, route, self._app.clock.monotonic())
+        try:
+            self._apply(domain, route, self._app.clock.monotonic())
+        except Exception:
+            log.exception("mail for %s could not be put to its route; it waits", domain.name.decode())
+            self._app.count_error("route")
+            domain.resolving = True
+            self._wake_at(self._app.clock.monotonic() + 60, domain)
         self._app.wake_soon()
 
     def _apply(self, domain: Any, route: Any, now: float) -> None:
@@ -119,9 +128,18 @@ class Board:
 
     def expire(self, r: int) -> None:
         """Given up: it was queued for longer than retry.expire."""
-        self._app.settler.finish(r, EXPIRED, reason="expired")
+        self._finish(r, EXPIRED, reason="expired")
 
     # -- ending many --------------------------------------------------------------------------------------------------
+
+    def _finish(self, r: int, status: int, **fields: Any) -> None:
+        """Ends one; whatever goes wrong with that, the recipient is in a place that has a name."""
+        try:
+            self._app.settler.finish(r, status, **fields)
+        except Exception as error:
+            self._app.count_error("schedule")
+            log.exception("a recipient could not be ended; its message is quarantined. Please report this")
+            self._app.quarantine.damaged(self._app.index.recipient_info(r)[0], error)
 
     def _end(self, queue: Any, status: int, **fields: Any) -> None:
         """Ends everything in a queue, a slice at a time."""
@@ -130,7 +148,7 @@ class Board:
             r = index.py_pop(queue)
             if r is None:
                 return
-            self._app.settler.finish(r, status, **fields)
+            self._finish(r, status, **fields)
         asyncio.get_running_loop().call_soon(lambda: self._end(queue, status, **fields))
 
     def fail_ready(self, site: Any, code: int, enhanced: str, words: str, reason: str) -> None:
@@ -157,35 +175,49 @@ class Board:
                 if what.pending.count:
                     self.unrouted(what)
             elif what.ready():
+                self._app.engine.reroute(what, now)
                 self._app.engine.wake(what)
 
     def sweep(self, now: float) -> None:
         """Expiry of mail that nobody pulls, a slice of the index at a time; forgets idle sites and domains."""
         index = self._app.index
         before_ms = int((now - self._app.config.retry.expire_seconds) * 1000)
-        following, found = index.select(self._expiry_at, 100_000, before_ms)
-        self._expiry_at = following or 0
-        for r in found:
-            if index.recipient_info(r)[3] in (READY, RETRY, DNS, SUSPENDED):
+        for _ in range(SWEEP_SLICES):
+            following, found = index.select(self._expiry_at, SWEEP_SLICE, before_ms)
+            found = [r for r in found if index.recipient_info(r)[3] in (READY, RETRY, DNS, SUSPENDED)]
+            for r in found[:SLICE]:
                 self.expire(r)
+            if len(found) > SLICE:
+                asyncio.get_running_loop().call_later(SWEEP_AGAIN_SECONDS, self._sweep_again)
+                break
+            self._expiry_at = following or 0
+            if following is None:
+                break
         index.forget_idle_domains(DOMAINS_KEPT)
-        for key, queue in list(self.sites.items()):
-            pool = queue.pool
-            if (
-                not queue.ready()
-                and not pool.sessions
-                and not pool.connecting
-                and now - pool.last_used > POOL_IDLE_SECONDS
-            ):
-                self._forget_site(key, queue)
+        self._forget_idle_sites(now)
 
-    def _forget_site(self, key: str, queue: Any) -> None:
+    def _sweep_again(self) -> None:
+        """So much expired that the last sweep had to stop."""
+        if not self._app.draining:
+            self.sweep(self._app.clock.monotonic())
+
+    def _forget_idle_sites(self, now: float) -> None:
+        idle = []
+        for queue in self.sites.values():
+            pool = queue.pool
+            unused = now - pool.last_used > POOL_IDLE_SECONDS
+            if unused and not queue.ready() and not pool.sessions and not pool.connecting:
+                idle.append(queue)
+        if not idle:
+            return
+        gone = set(map(id, idle))
         for domain in self._app.index.domains.values():
-            if domain.site is queue:
+            if id(domain.site) in gone:
                 domain.site = None
                 domain.route_expires = 0.0
-        del self.sites[key]
-        self._app.index.free_site_queue(queue)
+        for queue in idle:
+            del self.sites[queue.key]
+            self._app.index.free_site_queue(queue)
 
     # -- suspensions --------------------------------------------------------------------------------------------------
 
@@ -193,6 +225,11 @@ class Board:
         """Takes the supervisor's list; what is no longer held goes on."""
         self.suspensions = [Suspension.of(one, self._app.index, self._app.source_numbers) for one in described]
         self._app.engine.suspensions = bool(self.suspensions)
+        now = self._app.clock.monotonic()
+        for site in self.sites.values():
+            site.pool.heed_suspensions(now)
+            self._app.engine.wake(site)
+        self._app.wake_soon()
         task = asyncio.get_running_loop().create_task(self._resort())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -237,7 +274,7 @@ class Board:
             return "spool_blocked"
         if site.backoff_until > now:
             return str(site.reason)
-        if site.reason in ("connection_limit", "no_source"):
+        if site.reason in ("connection_limit", "no_source", "suspended"):
             return str(site.reason)
         return "ready"
 

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastrelay._core.commit cimport Spool
-from fastrelay._core.index cimport Domain, Index, SiteQueue
+from fastrelay._core.index cimport Domain, Index, Queue, SiteQueue
 from fastrelay._core.inflight cimport Inflight
 from fastrelay._core.record cimport Head, Record, Text
 from fastrelay._core.envelope cimport Envelope

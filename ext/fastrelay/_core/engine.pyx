@@ -631,6 +631,23 @@ cdef class Engine:
             self.cold.unrouted(domain)
         return 0
 
+    def reroute(self, SiteQueue site, double now, int most=20000):
+        """What is ready for a site but whose route ran out goes back to its domain, which asks for the route again; of
+        `most` recipients. For a site that nobody pulls from: its mail may have other MX hosts by now."""
+        cdef Index index = self.index
+        cdef Queue queue
+        cdef Domain domain
+        cdef uint32_t r, following
+        for queue in [site.common, *site.by_source.values()]:
+            r = queue.head
+            while r != NIL and most > 0:
+                most -= 1
+                following = index.recipient(r).next
+                domain = <Domain> index.domain_list[index.recipient(r).domain]
+                if domain.site is not site or domain.route_expires <= now:
+                    self._misrouted(r, site, now)
+                r = following
+
     cdef Delivery _load(self, uint32_t r, SiteQueue site, int source, int most):
         """Record and content of a recipient just popped, with its fellow recipients at this site; None where the
         content has to be read first, or can't be."""
