@@ -1,7 +1,9 @@
 """What becomes of a recipient: retried, failed, expired, greylisted; and what the events say about it."""
 
+import time
 from collections.abc import Callable
 
+import pytest
 from scenario.simulation import Simulation, fates, message, of_recipient, settled
 from support.net import wait_until
 from support.relay import RelayProcess
@@ -158,3 +160,18 @@ def test_every_wait_says_why(net: Simulation, make_relay: MakeRelay) -> None:
     assert sum(summary["by_reason"].values()) == 3
     relay.control("queue.remove", {"all": True})
     assert settled(relay)["removed"] == 3
+
+
+@pytest.mark.slow
+def test_mail_in_back_off_outlives_the_sweep(net: Simulation, make_relay: MakeRelay) -> None:
+    """Slow: the sweep for expired mail runs every 30 s. A host may be up for less than retry.expire when it does."""
+    net.mx("later.example", Behaviour(tempfail_permille=1000, tempfail_times=10**6))
+    relay = make_relay(net.relay_config(retry={"first": "1h", "max": "1h", "expire": "5000d"}))
+    for number in range(5):
+        relay.submit(message(number), [f"r{number}@later.example"])
+    wait_until(lambda: relay.summary()["by_reason"].get("retry_backoff") == 5, what="five messages in back-off")
+    time.sleep(40)
+    summary = relay.summary()
+    assert (summary["queued"], summary["expired"]) == (5, 0)
+    relay.control("queue.remove", {"all": True})
+    settled(relay)
