@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 TICK_SECONDS = 0.1
 SECOND_TICKS = 10
 SWEEP_TICKS = 300
+LAST_TURNS = 100
 DUE_SLICE = 2000
 
 
@@ -224,8 +225,10 @@ class App:
         for connection in list(self.listener.connections):
             if connection.transport is not None:
                 connection.transport.abort()
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        for _ in range(LAST_TURNS):  # every session settles what it has in hand while the spools are open
+            await asyncio.sleep(0)
+            if not self.sessions:
+                break
         for task in list(self._background):
             task.cancel()
         self.balance.stop()
@@ -242,8 +245,16 @@ class App:
         self._configure()
         self.listener.configure()
         self.router = self._router(self.router.sites)
-        for domain in self.index.domains.values():
+        for domain in list(self.index.domains.values()):
             domain.route_expires = 0.0
+            if domain.pending.count:
+                domain.wait_until = 0.0
+                self.board.unrouted(domain)
+        now = self.clock.monotonic()
+        for queue in list(self.board.sites.values()):
+            self.engine.reroute(queue, now)
+            self.engine.wake(queue)
+        self.board.set_suspensions(self.board.described)  # they name sources, which may be others now
         self.engine.received_limit = config.smtp.received_limit
         self.engine.queued_limit = config.limits.queued_recipients // self.slots
 

@@ -15,10 +15,13 @@ from fastrelay.schedule.suspension import Selector
 if TYPE_CHECKING:
     from fastrelay.app import App
 
-SLICE_MESSAGES = 20_000  # looked at before the loop gets its turn
+SLICE_MESSAGES = 5_000  # looked at before the loop gets its turn
 SLICE_ENDED = 500
-READY, RETRY, DNS, IN_FLIGHT, SUSPENDED, QUARANTINED, LOADING = range(1, 8)
+UNPLACED, READY, RETRY, DNS, IN_FLIGHT, SUSPENDED, QUARANTINED, LOADING = range(8)
 LISTED_AT_MOST = 10_000
+
+# A selected recipient across a wait: its number in the index (used again once it is done), spool, message id, position.
+Key = tuple[int, int, int, int]
 
 
 class CommandError(FastrelayError):
@@ -42,19 +45,35 @@ class Commands:
 
     # -- selecting ----------------------------------------------------------------------------------------------------
 
-    async def _matching(self, selectors: dict[str, Any], place: int = -1) -> list[int]:
-        """Numbers of the queued recipients that match."""
+    async def _matching(self, selectors: dict[str, Any], place: int = -1) -> list[Key]:
+        """The queued recipients that match."""
         app = self._app
         arguments = Selector.of(selectors).arguments(app.index, app.source_numbers, app.clock.monotonic())
         if arguments is None:
             return []
         start: int | None = 0
-        found: list[int] = []
+        found: list[Key] = []
         while start is not None:
             start, some = app.index.select(start, SLICE_MESSAGES, place=place, **arguments)
-            found += some
+            found += [self._key(r) for r in some]
             await asyncio.sleep(0)
         return found
+
+    def _key(self, r: int) -> Key:
+        index = self._app.index
+        m, number, *_ = index.recipient_info(r)
+        msgid, _, _, _, _, _, _, spool, _ = index.message_info(m)
+        return r, spool, msgid, number
+
+    def _still(self, key: Key) -> tuple[int, Any, int] | None:
+        """(message, Domain, place) of a recipient that was selected, or None: it is done, and its number another's."""
+        r, spool, msgid, number = key
+        index = self._app.index
+        m, current, domain, place, *_ = index.recipient_info(r)
+        info = index.message_info(m)
+        if info is None or (info[0], info[7], current) != (msgid, spool, number):
+            return None
+        return m, domain, place
 
     def _find(self, id: str) -> int:
         """The message of an id as people see it."""
@@ -64,18 +83,18 @@ class Commands:
             if own.decode() == tag:
                 try:
                     found = app.index.find(int(number, 16), spool)
-                except ValueError:
+                except (ValueError, OverflowError):
                     break
                 if found is not None:
                     return int(found)
         raise CommandError(f"no such message in the queue: {id}. It is done (see the event log) or was never here")
 
-    def _recipients(self, ids: list[str]) -> list[int]:
+    def _recipients(self, ids: list[str]) -> list[Key]:
         """The queued recipients of messages by id; those that another worker has are passed over."""
-        found: list[int] = []
+        found: list[Key] = []
         for id in ids:
             try:
-                found += self._app.index.recipients_of(self._find(id))
+                found += [self._key(r) for r in self._app.index.recipients_of(self._find(id))]
             except CommandError:
                 continue
         return found
@@ -87,11 +106,15 @@ class Commands:
 
     async def on_queue_list(self, limit: int = 100, **selectors: Any) -> dict[str, Any]:
         found = await self._matching(selectors)
-        seen: dict[int, None] = {}
-        for r in found:
-            seen.setdefault(self._app.index.recipient_info(r)[0])
-        rows = [self._viewer.row(m) for m in list(seen)[: min(limit, LISTED_AT_MOST)]]
-        return {"messages": rows, "matched": len(seen)}
+        messages = {(spool, msgid): key for key in reversed(found) for _, spool, msgid, _ in [key]}
+        rows: list[dict[str, Any]] = []
+        for key in reversed(messages.values()):
+            if len(rows) >= min(limit, LISTED_AT_MOST):
+                break
+            still = self._still(key)
+            if still is not None:
+                rows.append(self._viewer.row(still[0]))
+        return {"messages": rows, "matched": len(messages)}
 
     def on_queue_show(self, id: str) -> dict[str, Any]:
         return {"message": self._viewer.full(self._find(id))}
@@ -126,17 +149,19 @@ class Commands:
         app = self._app
         found = self._recipients(ids) if ids else await self._matching(selectors)
         matched = 0
-        now = app.clock.monotonic()
-        for r in found:
-            _, _, domain, place, _, _, _ = app.index.recipient_info(r)
-            if place not in (RETRY, DNS, READY):
+        asked = set()
+        for key in found:
+            still = self._still(key)
+            if still is None or still[2] not in (RETRY, DNS, READY):
                 continue
             matched += 1
             if dry_run:
                 continue
+            _, domain, place = still
             if place == RETRY:
-                app.engine.place_ready(r, now)
-            elif place == DNS:
+                app.engine.place_ready(key[0], app.clock.monotonic())
+            elif place == DNS and domain.number not in asked:
+                asked.add(domain.number)
                 domain.wait_until = 0.0
                 app.board.unrouted(domain)
             if domain.site is not None:
@@ -154,15 +179,13 @@ class Commands:
         app = self._app
         found = self._recipients(ids) if ids else await self._matching(selectors)
         matched = 0
-        keys = [(r, app.index.message_info(app.index.recipient_info(r)[0])[0]) for r in found]
-        for r, msgid in keys:
-            m, _, _, place, _, _, _ = app.index.recipient_info(r)
-            info = app.index.message_info(m)
-            if place in (IN_FLIGHT, LOADING, 0) or info is None or info[0] != msgid:
+        for key in found:
+            still = self._still(key)
+            if still is None or still[2] in (UNPLACED, IN_FLIGHT, LOADING):
                 continue
             matched += 1
             if not dry_run:
-                app.settler.finish(r, REMOVED, reason="removed_by_operator")
+                app.settler.finish(key[0], REMOVED, reason="removed_by_operator")
                 if matched % SLICE_ENDED == 0:
                     await asyncio.sleep(0)
         return {"matched": matched}

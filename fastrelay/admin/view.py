@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 COUNTERS = ("accepted", "delivered", "failed", "expired", "suppressed", "removed")
 PLACES = ("in_flight", "ready", "retry_backoff", "dns", "in_flight", "suspended", "quarantined", "in_flight")
 AUDIT_SLICE = 2000
+AUDIT_TRIES = 10  # for a quiet moment; under load the difference then shows what moved meanwhile
 EVERY_MESSAGE = 2**64 - 1
 DOMAINS_SHOWN = 10
 
@@ -45,9 +46,13 @@ class Viewer:
         for spool in app.engine.spools:
             for name, n in self.counters(spool).items():
                 total[name] += n
-        total["queued"] = app.index.queued_recipients
+        # By the counters on disk: an outcome counts once it is committed, and until then its recipient is in flight.
+        total["queued"] = total["accepted"] - sum(total[name] for name in COUNTERS[1:])
         total["queued_messages"] = app.index.queued_messages
         total["by_reason"] = app.board.by_reason(now)
+        settling = total["queued"] - app.index.queued_recipients
+        if settling > 0 and not app.recovery.loading:
+            total["by_reason"]["in_flight"] = total["by_reason"].get("in_flight", 0) + settling
         total["quarantined"] = total["by_reason"].get("quarantined", 0)
         oldest = app.index.oldest_accepted_ms()
         total["oldest_seconds"] = 0.0 if oldest is None else round(max(0.0, now - oldest / 1000), 1)
@@ -83,7 +88,7 @@ class Viewer:
         app = self._app
         rows = []
         for number, spool in enumerate(app.engine.spools):
-            while True:
+            for _ in range(AUDIT_TRIES):
                 before = self.counters(spool)
                 counted = await self._count_queued(spool)
                 after = self.counters(spool)

@@ -261,7 +261,10 @@ class Settler:
         state = self.states.get(delivery.spool, delivery.msgid, total)
         for r in delivery.recipients:
             number = engine.index.recipient_info(r)[1]
-            state.recipients[number].status = DELIVERED
+            mine = state.recipients[number]
+            mine.status = DELIVERED
+            mine.attempts += 1
+            mine.source, mine.site = delivery.session.source_name, delivery.session.site.key
         state.crashes = 0
         self.states.put(delivery.spool, delivery.msgid, state, delivery)
 
@@ -273,10 +276,10 @@ class Settler:
         engine = app.engine
         m, number, domain, _, attempts, _, flags = engine.index.recipient_info(r)
         msgid, _, queued, total, _, _, _, spool, _ = engine.index.message_info(m)
-        record = app.record(spool, msgid)
+        record = self._record(spool, msgid)
         state = self.states.get(spool, msgid, total)
         mine = state.recipients[number]
-        fields: dict[str, Any] = {"reason": reason}
+        fields: dict[str, Any] = {"domain": text(domain.name), "reason": reason}
         if record is not None:
             held = Held(spool, msgid, m, record)
             fields = self._fields(held, number, domain, attempts, app.clock.monotonic()) | fields
@@ -299,6 +302,13 @@ class Settler:
         else:
             self.states.put(spool, msgid, state)
         engine.index.py_remove(r)
+
+    def _record(self, spool: int, msgid: int) -> Any:
+        """The record, or None where it is gone or damaged: an operator can end such a message all the same."""
+        try:
+            return self._app.record(spool, msgid)
+        except ValueError:
+            return None
 
 
 class Held:

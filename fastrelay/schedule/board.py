@@ -43,6 +43,7 @@ class Board:
         self._app = app
         self.sites: dict[str, Any] = {}
         self.suspensions: list[Suspension] = []
+        self.described: list[dict[str, Any]] = []
         self.quarantined_messages = 0
         self._wakes: list[tuple[float, int, Any]] = []
         self._order = itertools.count()
@@ -223,6 +224,7 @@ class Board:
 
     def set_suspensions(self, described: list[dict[str, Any]]) -> None:
         """Takes the supervisor's list; what is no longer held goes on."""
+        self.described = described
         self.suspensions = [Suspension.of(one, self._app.index, self._app.source_numbers) for one in described]
         self._app.engine.suspensions = bool(self.suspensions)
         now = self._app.clock.monotonic()

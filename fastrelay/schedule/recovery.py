@@ -16,13 +16,16 @@ old slots until the flag is on disk, so a crash during recovery forgets nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 from typing import TYPE_CHECKING, Any
 
-from fastrelay._core.inflight import Inflight
+import msgspec
+
+from fastrelay._core.inflight import SLOTS, Inflight
 from fastrelay._core.record import Record
-from fastrelay.schedule.state import POSSIBLE_DUPLICATE, QUEUED, decode_state, fresh_state
+from fastrelay.schedule.state import POSSIBLE_DUPLICATE, QUEUED, MessageState, decode_state, fresh_state
 from fastrelay.spool import SpoolCorrupt, SpoolOptions, open_spool, set_aside
 
 if TYPE_CHECKING:
@@ -33,6 +36,11 @@ log = logging.getLogger(__name__)
 SLICE_MESSAGES = 2000  # loaded before the loop gets its turn: under 10 ms
 CRASHES_TO_QUARANTINE = 2
 POWER_MARK = b"relay.power_mark"
+# The in-flight file, see _core/inflight.pyx
+SLOTS_AT, SLOT_BYTES, SLOT_RECIPIENTS = 4096, 32, 11
+MOST_SLOTS = 1 << 19
+MOST_FAILURES = 10_000  # of a scan that goes on behind the message it failed at
+MOST_RECIPIENTS = 1000  # of a transaction, see _core/engine.pyx
 
 
 class Recovery:
@@ -48,7 +56,7 @@ class Recovery:
         app = self._app
         path = os.path.join(app.state_dir, "spool", folder)
         spool = self._open_or_set_aside(path, folder == f"w{app.slot}")
-        inflight = Inflight(os.path.join(path, "inflight"), boot_id=app.clock.boot_id())
+        inflight = self._inflight(os.path.join(path, "inflight"))
         number: int = app.engine.add_spool(spool, inflight, spool.tag)
         mark = int.from_bytes(spool.environment.get("meta", POWER_MARK) or b"", "big")
         if inflight.power_lost:
@@ -98,16 +106,33 @@ class Recovery:
             ),
         )
 
+    def _inflight(self, path: str) -> Inflight:
+        """The in-flight file, with room for a transaction on every connection and as many that wait for their commit;
+        never smaller than it was, for its slots may tell of a crash."""
+        app = self._app
+        a_transaction = -(-min(app.config.delivery.recipients_per_transaction, MOST_RECIPIENTS) // SLOT_RECIPIENTS)
+        slots = max(SLOTS, min(2 * app.connection_limit * a_transaction, MOST_SLOTS))
+        with contextlib.suppress(FileNotFoundError):
+            slots = max(slots, (os.path.getsize(path) - SLOTS_AT) // SLOT_BYTES)
+        return Inflight(path, boot_id=app.clock.boot_id(), slots=slots)
+
     async def load(self, number: int) -> None:
         """Fills the index from a spool, in slices between which mail already flows."""
         app = self._app
         scan = app.engine.spools[number].scan()
         suspects = app.suspects[number]
         try:
-            more = True
+            more, failures = True, 0
             while more:
                 now = app.clock.monotonic()
-                more = app.engine.load_slice(scan, number, SLICE_MESSAGES, suspects, app.power_marks[number], now)
+                try:
+                    more = app.engine.load_slice(scan, number, SLICE_MESSAGES, suspects, app.power_marks[number], now)
+                except Exception:
+                    log.exception("a message could not be loaded from the spool; it is left there. Please report this")
+                    app.count_error("spool")
+                    self.unreadable_records += 1
+                    failures += 1
+                    more = failures < MOST_FAILURES
                 app.engine.wake_dirty(now)
                 await asyncio.sleep(0)
         finally:
@@ -139,9 +164,18 @@ class Recovery:
     ) -> None:
         """A message with a state, or one that was in flight."""
         app = self._app
-        record = Record(raw)
-        state = decode_state(state_raw) if state_raw is not None else fresh_state(record.count)
+        try:
+            record = Record(raw)
+            addresses = record.recipients()
+            state = decode_state(state_raw) if state_raw is not None else fresh_state(record.count)
+            if len(state.recipients) != len(addresses):
+                raise ValueError("its state has another number of recipients")
+        except (ValueError, msgspec.MsgspecError):
+            app.engine.cold.bad_record(spool, msgid)
+            return
         mark = app.power_marks[spool]
+        if doubtful is not None and not any(self._queued(state, number) for number in doubtful):
+            doubtful = None  # all of it was settled: only the slot had no time to be cleared
         changed = False
         power_lost = msgid < mark and state.power_mark < mark
         if doubtful is not None:
@@ -154,7 +188,6 @@ class Recovery:
                     app.engine.message_id(msgid, spool), state.crashes,
                 )  # fmt: skip
         wall_ms, now_ms = int(app.clock.wall() * 1000), int(app.clock.monotonic() * 1000)
-        addresses = record.recipients()
         queued = []
         for number, one in enumerate(state.recipients):
             if one.status != QUEUED:
@@ -181,6 +214,10 @@ class Recovery:
             app.quarantine.count(m)
         if changed:
             app.settler.states.put(spool, msgid, state)
+
+    @staticmethod
+    def _queued(state: MessageState, number: int) -> bool:
+        return number < len(state.recipients) and state.recipients[number].status == QUEUED
 
     def _place(self, m: int, r: int, one: Any, quarantined: str, wall_ms: int, now_ms: int) -> None:
         app = self._app
