@@ -107,7 +107,7 @@ class Index:
         self,
         start: int,
         slice_messages: int,
-        accepted_before_ms: int = -1,
+        accepted_before_ms: int | None = None,
         campaign: int | None = None,
         tenant: int | None = None,
         domains: set[int] | None = None,

@@ -59,7 +59,7 @@ class Selector:
                 return None
             found["source"] = sources[self.source] + 1
         if self.older_than_seconds is not None:
-            found["accepted_before_ms"] = max(0, int((now - self.older_than_seconds) * 1000))
+            found["accepted_before_ms"] = int((now - self.older_than_seconds) * 1000)
         return found
 
 

@@ -515,7 +515,7 @@ cdef class Index:
                 return m
         return None
 
-    def select(self, uint32_t start, Py_ssize_t slice_messages, int64_t accepted_before_ms=-1, campaign=None,
+    def select(self, uint32_t start, Py_ssize_t slice_messages, accepted_before_ms=None, campaign=None,
                tenant=None, domains=None, source=None, int place=-1):
         """Recipients that match, from message number `start` on: (next start or None at the end, [recipients]).
 
@@ -526,6 +526,8 @@ cdef class Index:
         cdef uint32_t m, r, stop
         cdef Message* message
         cdef Recipient* recipient
+        cdef bint aged = accepted_before_ms is not None
+        cdef int64_t before_ms = accepted_before_ms if aged else 0       # below 0 for mail from before this boot
         cdef int64_t wanted_campaign = -1 if campaign is None else campaign
         cdef int64_t wanted_tenant = -1 if tenant is None else tenant
         cdef int64_t wanted_source = -1 if source is None else source
@@ -534,7 +536,7 @@ cdef class Index:
             message = self.message(m)
             if not message.in_use:
                 continue
-            if accepted_before_ms >= 0 and message.accepted_at_ms > accepted_before_ms:
+            if aged and message.accepted_at_ms > before_ms:
                 continue
             if wanted_campaign >= 0 and message.campaign != wanted_campaign:
                 continue
