@@ -33,7 +33,7 @@ from fastrelay.admin.client import ControlClient
 from fastrelay.errors import FastrelayError
 from fastrelay.sim.account import Verdict
 from fastrelay.sim.box import Box
-from fastrelay.sim.campaign import Campaign
+from fastrelay.sim.campaign import Campaign, newsletters
 from fastrelay.sim.internet import PROVIDERS
 from fastrelay.sim.mx import permille_of
 from fastrelay.sim.submit import SubmissionFailed, Submitter
@@ -154,6 +154,7 @@ class Demonstration:
     async def __aenter__(self) -> Demonstration:
         self.directory = Path(tempfile.mkdtemp(prefix="fastrelay-demo-"))
         try:
+            newsletters(self.campaign.seed)  # made (and remembered) before the clock runs
             self.on_step("DNS and MX hosts")
             await self.box.start()
             self.on_step("relay")
