@@ -10,7 +10,7 @@
 """
 
 from fastrelay.spool.errors import DamagedContent, SpoolCorrupt, SpoolError, SpoolFormat
-from fastrelay.spool.opening import SpoolOptions, open_spool, orphans, set_aside
+from fastrelay.spool.opening import SpoolOptions, open_spool, open_spool_later, orphans, set_aside
 
 __all__ = [
     "DamagedContent",
@@ -19,6 +19,7 @@ __all__ = [
     "SpoolFormat",
     "SpoolOptions",
     "open_spool",
+    "open_spool_later",
     "orphans",
     "set_aside",
 ]

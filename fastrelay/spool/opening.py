@@ -59,7 +59,26 @@ def open_spool(
     """
     options = options or SpoolOptions()
     path = os.path.abspath(path)
-    environment = prepare(path, options)
+    return _open(path, prepare(path, options), loop, on_commit, options)
+
+
+async def open_spool_later(
+    path: str,
+    *,
+    loop: Any,
+    on_commit: Callable[[list[Any], SpoolError | None], object],
+    options: SpoolOptions | None = None,
+) -> Spool:
+    """The same while the loop goes on: the check of a large index, which can wait for the disk, is made in a thread."""
+    options = options or SpoolOptions()
+    path = os.path.abspath(path)
+    environment = await loop.run_in_executor(None, prepare, path, options)
+    return _open(path, environment, loop, on_commit, options)
+
+
+def _open(
+    path: str, environment: Environment, loop: Any, on_commit: Callable[..., object], options: SpoolOptions
+) -> Spool:
     try:
         spool = Spool(path, environment, loop=loop, on_commit=on_commit, options=options)
         spool.care = Care(spool, loop)

@@ -52,12 +52,14 @@ def test_many_lines_are_packed_in_rows(box: Box) -> None:
 
 
 def test_rows_left_over_are_written_again_with_the_same_keys(box: Box) -> None:
-    box.put()
     box.spool.fail_at("log_sync", errno.EIO)
+    box.put()
+    box.reopen()
+    box.reopen()
     lines = box.log_lines()
-    box.reopen()
-    box.reopen()
-    assert box.log_lines() == lines * 2
+    assert len(lines) >= 2
+    assert len(set(lines)) == 1
+    assert box.spool.environment.count("ev") == 0
 
 
 def test_without_a_log_lines_wait_in_the_index(box: Box) -> None:

@@ -122,7 +122,7 @@ def test_whatever_fails_nothing_acknowledged_is_lost(failure: str, tmp_path: Pat
 def test_a_meta_page_that_cannot_be_written(tmp_path: Path) -> None:
     """LMDB refuses service then (MDB_PANIC): the environment is opened anew, and the batch tried again.
 
-    strace counts calls by thread, so the new committer can fail again, and so can the opening: it is out of service then.
+    strace counts calls by thread, so the new committer can fail again, and the opening too: then it is out of service.
     """
     outcomes = set()
     for n in range(1, 20):

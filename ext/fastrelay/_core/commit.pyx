@@ -439,6 +439,9 @@ cdef class Spool:
         if self._c == NULL or read(self._c.completion, &times, sizeof(times)) < 0:
             return
         batch = fr_take_finished(self._c)
+        if self._c.start_error and not self.unhealthy:
+            error = _error("count what is live", self._c.start_error, self.path, accept=False)
+            self.unhealthy = f"{error}; segments are kept until the next start"
         if batch == NULL:
             return
         self._running = NULL
@@ -552,7 +555,7 @@ cdef class Spool:
         if self.settle_blocked:
             self.settle_blocked = False
             self.allow("settle")
-        if self.unhealthy and "error" not in self._refusals:
+        if self.unhealthy and "error" not in self._refusals and not self._c.start_error:
             self.unhealthy = ""
 
     def _retry(self):
@@ -628,6 +631,7 @@ cdef class Spool:
         self.refuse("closed", _error("accept", 11, self.path, accept=True).reply)         # EAGAIN
         if self.care is not None:
             self.care.stop()
+        self._open.counted = 1                       # one more batch in any case: it has the log catch up
         clean = self.drain()
         if self._retry_timer is not None:
             self._retry_timer.cancel()
@@ -730,7 +734,12 @@ cdef class Spool:
     @property
     def ready(self):
         """Whether the count of live content, made at the start, is through."""
-        return self._c != NULL and self._c.ready != 0
+        cdef int ready = 0
+        if self._c != NULL:
+            pthread_mutex_lock(&self._c.mutex)
+            ready = self._c.ready
+            pthread_mutex_unlock(&self._c.mutex)
+        return ready != 0
 
     @property
     def committer_seconds(self):

@@ -214,6 +214,7 @@ static inline void *fr_committer_main(void *argument) {
     c->start_error = error;
     c->ready = 1;
     pthread_mutex_unlock(&c->mutex);
+    fr_wake_loop(c);
     for (;;) {
         pthread_mutex_lock(&c->mutex);
         while (!c->submitted && !c->stop_committer && !c->poked) pthread_cond_wait(&c->wake_committer, &c->mutex);

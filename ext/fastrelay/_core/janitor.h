@@ -6,6 +6,7 @@
 #include "spoolstate.h"
 
 #define FR_LOG_SYNC_SECONDS 1
+#define FR_LOG_MOST_WAITS 6          /* after failures in a row the time between syncs doubles so often, to a minute */
 
 static inline void fr_sync_log(fr_committer *c) {                 /* called and left with the mutex held */
     uint64_t upto = c->log_to_sync;
@@ -19,8 +20,10 @@ static inline void fr_sync_log(fr_committer *c) {                 /* called and 
     if (error) {
         c->sync_failures++;
         c->log_sync_failed = c->log_failing = 1;
+        if (c->log_waits < FR_LOG_MOST_WAITS) c->log_waits++;
     } else if (upto > c->log_synced) {
         c->log_synced = upto;
+        c->log_waits = 0;
     }
 }
 
@@ -53,7 +56,7 @@ static inline void *fr_janitor_main(void *argument) {
             clock_gettime(CLOCK_MONOTONIC, &until);
             until.tv_sec += FR_LOG_SYNC_SECONDS;
             if (!dirty) pthread_cond_wait(&c->wake_janitor, &c->mutex);
-            else if (fr_seconds() - synced_at < FR_LOG_SYNC_SECONDS)
+            else if (fr_seconds() - synced_at < (FR_LOG_SYNC_SECONDS << c->log_waits))
                 pthread_cond_timedwait(&c->wake_janitor, &c->mutex, &until);
         }
         fr_work *work = c->work;
@@ -63,7 +66,7 @@ static inline void *fr_janitor_main(void *argument) {
             fr_unlink_work(c, work);
             pthread_mutex_lock(&c->mutex);
         }
-        int due = fr_seconds() - synced_at >= FR_LOG_SYNC_SECONDS || c->stop_janitor;
+        int due = fr_seconds() - synced_at >= (FR_LOG_SYNC_SECONDS << c->log_waits) || c->stop_janitor;
         if (due && c->log_to_sync > c->log_synced) fr_sync_log(c);
         if (due && c->log_failing && !c->stop_janitor) {   /* let the committer try the log again */
             c->poked = 1;

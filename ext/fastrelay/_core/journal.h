@@ -137,12 +137,12 @@ static inline void fr_log_catch_up(fr_committer *c) {
 /* The lines of a batch that was just committed. */
 static inline void fr_log_batch(fr_committer *c, fr_batch *batch) {
     fr_step(c, FR_STEP_COMMITTED);
-    if (!batch->n_events) return;
-    if (c->log_fd < 0) c->log_behind = 1;
+    if (c->log_fd < 0 && batch->n_events) c->log_behind = 1;
     if (c->log_behind) {
         fr_log_catch_up(c);
         return;
     }
+    if (!batch->n_events) return;
     if (fr_log_append(c, batch->lines, batch->lines_length)) {
         fr_log_failed(c);
         return;

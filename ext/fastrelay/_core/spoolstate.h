@@ -99,7 +99,7 @@ typedef struct {
     int next_log_fd, has_next_log;
     uint64_t log_synced;                             /* every line up to it is on stable storage */
     uint64_t log_to_sync;                            /* every line up to it is in the log file */
-    int log_sync_failed, log_failing;
+    int log_sync_failed, log_failing, log_waits;
     fr_segments segments;
     uint32_t *emptied;                               /* segments with nothing live, for the loop to close and hand back */
     size_t n_emptied, emptied_room;

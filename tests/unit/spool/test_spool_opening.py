@@ -1,5 +1,6 @@
 """Spool folders: made all or nothing, refused in words, set aside with instructions."""
 
+import asyncio
 import os
 import shutil
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 from support.spool import OPTIONS, Box, HandLoop
 
-from fastrelay.spool import SpoolCorrupt, SpoolFormat, SpoolOptions, open_spool, orphans, set_aside
+from fastrelay.spool import SpoolCorrupt, SpoolFormat, SpoolOptions, open_spool, open_spool_later, orphans, set_aside
 
 
 def opened(path: Path):
@@ -98,6 +99,21 @@ def test_an_orphan_is_opened_beside_the_worker_s_own(tmp_path: Path) -> None:
     assert own.ids() == []
     own.close()
     orphan.close()
+
+
+def test_an_orphan_is_opened_while_the_loop_goes_on(tmp_path: Path) -> None:
+    box = Box(tmp_path)
+    msgid = box.put()
+    box.close()
+
+    async def run() -> bytes | None:
+        loop = asyncio.get_running_loop()
+        spool = await open_spool_later(box.path, loop=loop, on_commit=lambda cookies, error: None, options=OPTIONS)
+        content = spool.read_content(spool.get_record(msgid))
+        spool.close()
+        return content
+
+    assert asyncio.run(run()) == box.contents[msgid]
 
 
 def test_one_folder_is_not_opened_twice(tmp_path: Path) -> None:
