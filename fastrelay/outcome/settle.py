@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fastrelay._core.transaction import ErrorKind, Stage
-from fastrelay.outcome.classify import AGAIN, Verdict, judge_error, judge_reply, too_many_recipients
+from fastrelay.outcome.classify import AGAIN, Verdict, enhanced_status, judge_error, judge_reply, too_many_recipients
 from fastrelay.schedule.retry import retry_delay_seconds
 from fastrelay.schedule.state import (
     DELIVERED,
@@ -234,7 +234,7 @@ class Settler:
             "recipient": text(address),
             "domain": text(domain.name),
             "attempt": attempt,
-            "queued_seconds": int(now - info[1] / 1000),
+            "queued_seconds": round(max(0.0, now - info[1] / 1000), 3),
         }
         if info[5]:
             fields["campaign"] = text(info[5])
@@ -287,6 +287,10 @@ class Settler:
         fields |= {"provider": provider, "code": code or None, "enhanced": enhanced or None}
         fields["reply"] = reply or mine.reply or None
         fields["source"] = mine.source or None
+        fields["site"] = mine.site or None
+        if not code and mine.reply[:3].isdigit():  # what the last attempt was answered
+            fields["code"] = int(mine.reply[:3])
+            fields["enhanced"] = enhanced_status(fields["code"], mine.reply[4:].encode()) or None
         if flags & POSSIBLE_DUPLICATE:
             fields["possible_duplicate"] = True
         mine.status = status

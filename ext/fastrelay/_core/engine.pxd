@@ -7,6 +7,7 @@ from fastrelay._core.index cimport Domain, Index, Queue, SiteQueue
 from fastrelay._core.inflight cimport Inflight
 from fastrelay._core.record cimport Head, Record, Text
 from fastrelay._core.envelope cimport Envelope
+from fastrelay._core.reply cimport Reply
 from fastrelay._core.scan cimport Scan
 from fastrelay._core.slab cimport Slab
 from fastrelay._core.transaction cimport Transaction
@@ -58,6 +59,8 @@ cdef class Engine:
     cdef readonly Py_ssize_t hot_bytes
     cdef public Py_ssize_t loading
     cdef Text text
+    cdef Reply last_reply
+    cdef bytes last_reply_json
     cdef list dirty, starved
     cdef int64_t second
     cdef bytes second_iso, second_date

@@ -63,6 +63,14 @@ READ_BUFFER_BYTES = 256 * 1024
 PLAIN_NAME = bytes(c if 32 < c < 127 and c not in b'()<>"\\' else 63 for c in range(256))
 
 
+cdef bytes _reply_json(Reply reply):
+    """The part of an event that tells a reply; hosts say the same thing over and over, so the last one is kept."""
+    import json
+    fields = {"code": reply.code, "enhanced": reply.enhanced, "reply": reply.text_for_log()}
+    made = json.dumps({name: value for name, value in fields.items() if value}, separators=(",", ":"))
+    return b"," + made[1:len(made) - 1].encode()
+
+
 @cython.final
 @cython.freelist(256)
 cdef class Accepted:
@@ -846,13 +854,12 @@ cdef class Engine:
         text.add(b',"attempt":', 11)
         text.add_number(recipient.attempts + 1)
         text.add_bytes(tail)
-        text.add(b',"code":', 8)
-        text.add_number(reply.code)
-        text.add(b',"reply":', 9)
-        part = reply.text
-        text.add_json(PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        if reply is not self.last_reply:
+            self.last_reply = reply
+            self.last_reply_json = _reply_json(reply)
+        text.add_bytes(self.last_reply_json)
         text.add(b',"queued_seconds":', 18)
-        text.add_number(<int64_t> now - message.accepted_at_ms // 1000)
+        text.add_seconds(<int64_t> (now * 1000) - message.accepted_at_ms)
         self._event_names(message.campaign, message.tenant)
         if recipient.flags & RECIPIENT_POSSIBLE_DUPLICATE:
             text.add(b',"possible_duplicate":true', 26)

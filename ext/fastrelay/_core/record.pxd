@@ -46,6 +46,7 @@ cdef class Text:
     cdef int add(self, const char* p, Py_ssize_t n) except -1
     cdef int add_bytes(self, bytes b) except -1
     cdef int add_number(self, int64_t n) except -1
+    cdef int add_seconds(self, int64_t ms) except -1
     cdef int add_hex(self, uint64_t n) except -1
     cdef int add_json(self, const char* p, Py_ssize_t n) except -1
     cdef bytes take(self)
@@ -55,7 +56,8 @@ cpdef bytes encode_record(int64_t accepted_ms, int flags, int priority, bytes re
                           list recipients, list recipient_parameters)
 cdef const Head* head_of(const unsigned char* record, Py_ssize_t length) noexcept nogil
 cdef const unsigned char* first_recipient(const unsigned char* record) noexcept nogil
-cdef const unsigned char* next_recipient(const unsigned char* at, const unsigned char* end, RecipientView* view) noexcept nogil
+cdef const unsigned char* next_recipient(const unsigned char* at, const unsigned char* end,
+                                         RecipientView* view) noexcept nogil
 cdef class Record:
     cdef readonly bytes raw
     cdef const Head* head

@@ -67,6 +67,18 @@ cdef class Text:
             digits[i] = 45
         return self.add(digits + i, 24 - i)
 
+    cdef int add_seconds(self, int64_t ms) except -1:
+        """Milliseconds as seconds with three decimals; below 0 counts as 0."""
+        cdef char digits[4]
+        if ms < 0:
+            ms = 0
+        digits[0] = 46
+        digits[1] = <char> (48 + ms // 100 % 10)
+        digits[2] = <char> (48 + ms // 10 % 10)
+        digits[3] = <char> (48 + ms % 10)
+        self.add_number(ms // 1000)
+        return self.add(digits, 4)
+
     cdef int add_hex(self, uint64_t n) except -1:
         cdef char digits[16]
         cdef int i = 16
@@ -286,8 +298,7 @@ cdef class Record:
         cdef const unsigned char* at = first_recipient(<const unsigned char*> PyBytes_AS_STRING(self.raw))
         cdef const unsigned char* end = <const unsigned char*> PyBytes_AS_STRING(self.raw) + PyBytes_GET_SIZE(self.raw)
         cdef RecipientView view = RecipientView(NULL, 0, NULL, 0)
-        cdef Py_ssize_t i
-        for i in range(number + 1):
+        for _ in range(number + 1):
             at = next_recipient(at, end, &view)
             if at == NULL:
                 raise ValueError(f"message record has no recipient {number}")
@@ -299,8 +310,7 @@ cdef class Record:
         cdef const unsigned char* end = <const unsigned char*> PyBytes_AS_STRING(self.raw) + PyBytes_GET_SIZE(self.raw)
         cdef RecipientView view = RecipientView(NULL, 0, NULL, 0)
         cdef list out = []
-        cdef uint32_t i
-        for i in range(self.head.recipients):
+        for _ in range(self.head.recipients):
             at = next_recipient(at, end, &view)
             if at == NULL:
                 raise ValueError("message record ends inside its recipients")
