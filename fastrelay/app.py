@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -59,6 +60,7 @@ class App:
         self.sources: dict[str, Source] = {}
         self.source_numbers: dict[str, int] = {}  # names keep their number through reloads
         self.connecting = 0
+        self.opened_by_source: Counter[int] = Counter()  # connections opened since the start
         self.hosts = DeadHosts()
         self.power_marks: list[int] = []
         self.suspects: list[dict[int, list[int]]] = []

@@ -161,11 +161,13 @@ class Pool:
                 return source
         return None
 
-    def _preference(self, source: Source) -> tuple[bool, int]:
-        """Lower is better: a source that retries wait for and that has no connection, then the least used."""
+    def _preference(self, source: Source) -> tuple[bool, int, int]:
+        """Lower is better: a source that retries wait for and that has no connection, then the least used here, then
+        the one that opened the fewest connections so far (many small sites would all get the first one)."""
         opened = self.open_by_source.get(source.number, 0)
         lane = self.site_queue.by_source.get(source.number + 1)
-        return not (lane is not None and lane.count and not opened), opened
+        waited_for = lane is not None and lane.count and not opened
+        return not waited_for, opened, self._app.opened_by_source[source.number]
 
     def _cell(self, source: Source) -> int:
         cell = self._cells.get(source.number)
@@ -177,6 +179,7 @@ class Pool:
     def _open(self, source: Source) -> None:
         self.connecting += 1
         self._app.connecting += 1
+        self._app.opened_by_source[source.number] += 1
         self.open_by_source[source.number] = self.open_by_source.get(source.number, 0) + 1
         task = asyncio.get_running_loop().create_task(self._connect(source))
         self._tasks.add(task)
