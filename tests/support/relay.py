@@ -179,7 +179,7 @@ class RelayProcess:
         return self.process
 
     def start(self, seconds: float = 60.0) -> "RelayProcess":
-        """Start and wait until the control socket answers and the SMTP listener greets."""
+        """Start and wait until all workers are ready and the SMTP listener greets."""
         self.spawn()
         self.wait_ready(seconds)
         return self
@@ -197,11 +197,12 @@ class RelayProcess:
             time.sleep(0.05)
 
     def _answers(self) -> bool:
+        """Whether the control socket answers and no worker is still starting (one that failed does not count)."""
         try:
-            self.control("status", timeout=5)
+            status = self.control("status", timeout=5)
         except (OSError, ControlError, ValueError):
             return False
-        return True
+        return all(worker["state"] in ("ready", "failed") for worker in status["workers"])
 
     def _greets(self) -> bool:
         try:
