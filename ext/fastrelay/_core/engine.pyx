@@ -854,7 +854,7 @@ cdef class Engine:
         text.add(b',"attempt":', 11)
         text.add_number(recipient.attempts + 1)
         text.add_bytes(tail)
-        if reply is not self.last_reply:
+        if self.last_reply is None or reply.code != self.last_reply.code or reply.text != self.last_reply.text:
             self.last_reply = reply
             self.last_reply_json = _reply_json(reply)
         text.add_bytes(self.last_reply_json)
