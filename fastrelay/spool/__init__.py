@@ -5,7 +5,8 @@
 - care.py: free room, the ballast, when to compact
 - compaction.py: copy the live rest of a sparse segment forward
 - eventlog.py: the files that event lines go to
-- _core.commit: group commit; _core.content: reading; _core.scan: walks; _core.lmdb: the index
+- _core.writer: what collects; _core.commit: group commit; _core.content: reading
+- _core.scan: walks; _core.lmdb: the index
 - _core.inflight: which recipients' bodies are being handed to a socket
 """
 

@@ -1,5 +1,6 @@
 """Compaction: segments with little live content are copied forward, so that their files can go.
- A segment is worth it when it is no longer appended to and less than `compact_below` of it is live. One round: find
+
+A segment is worth it when it is no longer appended to and less than `compact_below` of it is live. One round: find
 the live contents of some such segments (a walk over the index in slices, in a thread), then copy them in steps of at
 most STEP_BYTES: read in a thread, handed to the group commit like new content. The commit points a record to the copy
 only if it still points to the original, so a message that was delivered meanwhile stays gone. When all moves are

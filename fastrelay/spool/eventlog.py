@@ -2,8 +2,9 @@
 
     wN.jsonl                       being written
     wN.jsonl.20261103T040506Z      closed at that time (UTC), removed after `keep_seconds`
- The spool appends to a copy of the descriptor (Spool.set_log_fd); after a rotation it syncs the old file, then goes
-on in the new one. A crash or a full disk can leave a line unfinished; what follows begins on a line of its own, and
+
+The spool appends to a copy of the descriptor (Spool.set_log_fd); after a rotation it syncs the old file, then goes on
+in the new one. A crash or a full disk can leave a line unfinished; what follows begins on a line of its own, and
 events whose line was not safe are written again with the same key. Readers skip a line that is no JSON and know an
 event by its key.
 

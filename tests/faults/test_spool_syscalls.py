@@ -1,5 +1,6 @@
 """The order of system calls: content synced, then the index, then the loop is told; and what happens when they fail.
- Recorded with strace from a child that accepts and delivers. Failures are injected by strace too, so they come from
+
+Recorded with strace from a child that accepts and delivers. Failures are injected by strace too, so they come from
 inside LMDB's own calls: whichever call fails, nothing acknowledged is lost and nothing delivered comes back.
 """
 

@@ -84,10 +84,11 @@ static inline fr_op *fr_batch_op(fr_batch *batch, int kind, uint64_t msgid) {
 }
 
 /* Add `head` + `line` as one event. */
-static inline int fr_batch_event(fr_batch *batch, uint64_t sequence, int of_accept, const char *head, size_t head_length,
-                          const char *line, size_t line_length) {
+static inline int fr_batch_event(fr_batch *batch, uint64_t sequence, int of_accept, const char *head,
+                                 size_t head_length, const char *line, size_t line_length) {
     size_t length = head_length + line_length;
-    if (fr_grow((void **)&batch->events, &batch->events_room, batch->n_events + 1, sizeof *batch->events)) return ENOMEM;
+    if (fr_grow((void **)&batch->events, &batch->events_room, batch->n_events + 1, sizeof *batch->events))
+        return ENOMEM;
     if (fr_grow((void **)&batch->lines, &batch->lines_room, batch->lines_length + length, 1)) return ENOMEM;
     memcpy(batch->lines + batch->lines_length, head, head_length);
     memcpy(batch->lines + batch->lines_length + head_length, line, line_length);

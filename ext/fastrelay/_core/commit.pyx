@@ -1,8 +1,9 @@
 """The spool of one worker: group commit of content and records, and reading them back.
- What it is: operations (messages, states, deletions, counts, event lines) collect in an open batch on the loop
-thread; the committer (committer.h), a thread that never needs the interpreter, makes one batch after the other
-durable; the loop is told by an eventfd and calls `on_commit`. While one batch is at the committer the next one
-collects: the slower the disk, the larger the groups.
+
+What it is: operations (messages, states, deletions, counts, event lines) collect in an open batch on the loop thread;
+the committer (committer.h), a thread that never needs the interpreter, makes one batch after the other durable; the
+loop is told by an eventfd and calls `on_commit`. While one batch is at the committer the next one collects: the
+slower the disk, the larger the groups.
 
 Why no crash loses or repeats anything. Steps of one batch, and what is found after a crash right behind each:
 
@@ -13,7 +14,7 @@ Why no crash loses or repeats anything. Steps of one batch, and what is found af
     segment synced (fdatasync)              the same
     LMDB transaction filled                 the same; LMDB shows the transaction before
     its pages synced, meta page not         the same
-    meta page synced: committed             all of the batch: its content was synced before. A client that had no 250 yet
+    meta page synced: committed             all of the batch: its content was synced before. A client without a 250
                                             sends it again, as SMTP has it (RFC 5321 section 4.2.5)
     event lines appended to the log         the rows are still there: the lines are written again, same keys
     loop told: 250, outcomes                all of it
@@ -21,7 +22,8 @@ Why no crash loses or repeats anything. Steps of one batch, and what is found af
     rows taken out by a later batch         all of it: a row goes only in a commit after the sync of its line
     segment or file removed                 nothing pointed to it in the commit before; a removal that was forgotten is
                                             made at the next start
- A failed sync is never taken for done the second time. A segment that failed is given up; its accepts get the error.
+
+A failed sync is never taken for done the second time. A segment that failed is given up; its accepts get the error.
 LMDB writes every page of a transaction anew when the transaction is tried again, and the pages of earlier ones were
 synced. If the write of a meta page fails, LMDB refuses service (MDB_PANIC) and nobody knows if the batch is there:
 the environment is opened anew (lmdb.pyx says why that is sound), and the number of its last batch tells.
@@ -32,7 +34,6 @@ Known faults: reading records waits for the disk when LMDB's page is not cached.
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.ref cimport Py_DECREF, Py_INCREF, PyObject
-from cpython.unicode cimport PyUnicode_AsUTF8
 from libc.stdlib cimport calloc
 from libc.string cimport memcpy, memset, strdup
 from posix.unistd cimport close as close_descriptor
@@ -43,7 +44,6 @@ from fastrelay._core.committer cimport (
     FR_DELETE,
     FR_HEAD,
     FR_ID_RESERVE,
-    FR_META,
     FR_MOVE,
     FR_OWN_FILE,
     FR_PUT,
@@ -53,12 +53,11 @@ from fastrelay._core.committer cimport (
     fr_batch_clear,
     fr_batch_drop_accept_events,
     fr_batch_empty,
-    fr_batch_event,
     fr_batch_free,
-    fr_batch_op,
     fr_committer_free,
     fr_committer_new,
     fr_crc_setup,
+    fr_op,
     fr_place,
     fr_poke,
     fr_read_place,
@@ -74,18 +73,20 @@ from fastrelay._core.committer cimport (
     pthread_mutex_lock,
     pthread_mutex_unlock,
 )
-from fastrelay._core.content cimport Contents, LargeFile
+from fastrelay._core.content cimport Contents
 from fastrelay._core.lmdb cimport MDB_NOTFOUND, MDB_val, check, mdb_get
 from fastrelay._core.scan cimport Scan
+from fastrelay._core.writer cimport Writer
 
 import os
 import select
 import threading
 
+from fastrelay._core.writer import spool_error
+
 fr_crc_setup()
 
 OUTCOMES = ("accepted", "delivered", "failed", "expired", "suppressed", "removed")
-BATCH_OPERATIONS = 65_536           # bounds of the open batch: beyond them put_message refuses with 451
 KEPT_BYTES = 8 << 20                # memory of a batch that is kept for the next one
 RETRY_SECONDS = 1.0                 # between attempts after a failed settle
 STEPS = (
@@ -94,31 +95,22 @@ STEPS = (
 )
 
 
-def _error(operation, int code, path, *, accept):
-    from fastrelay.spool.errors import SpoolError
-
-    return SpoolError(operation, code, path, accept=accept)
-
-
 @cython.final
-cdef class Spool:
+cdef class Spool(Writer):
     """One spool folder, open. Made by fastrelay.spool.open_spool(), which prepared the folder and the environment.
 
     loop       call_soon, call_later, add_reader, remove_reader
-    on_commit  called with (cookies, error) when a batch is through: its cookies other than None, in order. Error None: durable.
+    on_commit  called with (cookies, error) when a batch is through: its cookies but None, in order. No error: durable.
                Else a SpoolError: nothing of these is there. Cookies of settles (put_state, delete_message) never get
                an error: what could not be committed is kept and tried again.
     """
 
     def __cinit__(self):
-        self._open = <fr_batch*>calloc(1, sizeof(fr_batch))
         self._spare = <fr_batch*>calloc(1, sizeof(fr_batch))
         self._c = NULL
-        self._running = NULL
-        self._failed = NULL
         self._log_fd = -1
         self._held = NULL
-        if self._open == NULL or self._spare == NULL:
+        if self._spare == NULL:
             raise MemoryError
 
     def __init__(self, str path, Environment environment, *, loop, on_commit, options):
@@ -200,7 +192,7 @@ cdef class Spool:
             self._c.has_next_log = 1
         error = fr_start(self._c)
         if error:
-            raise _error("start the committer", error, self.path, accept=False)
+            raise spool_error("start the committer", error, self.path, accept=False)
         self._loop.add_reader(self._c.completion, self._on_completion)
 
     def set_log_fd(self, int descriptor):
@@ -250,172 +242,10 @@ cdef class Spool:
             self.dead = True
             self.settle_blocked = True
             self.unhealthy = f"{error}; the spool is out of service until the worker is started again"
-            self.refuse("dead", _error("commit", batch.settle_error, self.path, accept=True).reply)
+            self.refuse("dead", spool_error("commit", batch.settle_error, self.path, accept=True).reply)
             return
         if self._c.batch_number == number:
             batch.accept_error = batch.settle_error = 0
-
-    # ---- writing: all of these only add to the open batch ----
-
-    cdef fr_op* _op(self, int kind, uint64_t msgid, object cookie) except NULL:
-        if self.closed:
-            raise ValueError("the spool is closed")
-        cdef fr_op* op = fr_batch_op(self._open, kind, msgid)
-        if op == NULL:
-            raise MemoryError
-        if cookie is not None:
-            Py_INCREF(cookie)
-            op.cookie = <void*>cookie
-        self._schedule()
-        return op
-
-    cdef int _schedule(self) except -1:
-        if not self._scheduled and self._running == NULL and self._failed == NULL:
-            self._scheduled = True
-            self._loop.call_soon(self._submit_call)
-        return 0
-
-    cpdef uint64_t next_id(self) noexcept:
-        """A message id that was never used before in this folder, nor will be again."""
-        self._next_id += 1
-        return self._next_id - 1
-
-    cpdef int put_message(self, uint64_t msgid, bytes record, bytes content, object cookie) except -1:
-        """Accept a message: its content goes to a segment, its record (its place patched in) to LMDB; "accepted"
-        grows by its recipients. SpoolError if nothing may be accepted now.
-        """
-        self._may_accept(record)
-        cdef fr_op* op = self._op(FR_PUT, msgid, cookie)
-        Py_INCREF(record)
-        Py_INCREF(content)
-        op.record_owner = <void*>record
-        op.content_owner = <void*>content
-        op.record = PyBytes_AS_STRING(record)
-        op.record_length = <size_t>PyBytes_GET_SIZE(record)
-        op.content = PyBytes_AS_STRING(content)
-        op.content_length = <uint64_t>PyBytes_GET_SIZE(content)
-        self._open.accepts += 1
-        self._open.contents += 1
-        self._open.content_bytes += op.content_length
-        return 0
-
-    cpdef int put_message_file(self, uint64_t msgid, bytes record, LargeFile large_file, object cookie) except -1:
-        """Accept a message whose content was streamed to a file of its own (a LargeFile that was finished)."""
-        self._may_accept(record)
-        cdef fr_op* op = self._op(FR_PUT_FILE, msgid, cookie)
-        Py_INCREF(record)
-        Py_INCREF(large_file)
-        op.record_owner = <void*>record
-        op.content_owner = <void*>large_file
-        op.record = PyBytes_AS_STRING(record)
-        op.record_length = <size_t>PyBytes_GET_SIZE(record)
-        op.fd = large_file.descriptor
-        op.content = PyUnicode_AsUTF8(large_file.name)
-        op.crc = large_file.crc
-        op.content_length = large_file.length
-        self._open.accepts += 1
-        self._open.files += 1
-        return 0
-
-    cdef int _may_accept(self, bytes record) except -1:
-        if not self.accepting:
-            raise _error("accept: " + self.refusal, 11, self.path, accept=True)       # EAGAIN
-        if PyBytes_GET_SIZE(record) < FR_HEAD:
-            raise ValueError("a message record has at least 32 octets")
-        if self._open.content_bytes > self.options.batch_bytes or self._open.n > <size_t>BATCH_OPERATIONS:
-            raise _error("accept: too much mail waits for the disk", 11, self.path, accept=True)
-        return 0
-
-    cpdef int put_state(self, uint64_t msgid, bytes state, object cookie) except -1:
-        """Replace the state of a message."""
-        cdef fr_op* op = self._op(FR_STATE, msgid, cookie)
-        Py_INCREF(state)
-        op.record_owner = <void*>state
-        op.record = PyBytes_AS_STRING(state)
-        op.record_length = <size_t>PyBytes_GET_SIZE(state)
-        return 0
-
-    cpdef int delete_message(self, uint64_t msgid, object cookie) except -1:
-        """Delete record and state; the content becomes garbage."""
-        self._op(FR_DELETE, msgid, cookie)
-        return 0
-
-    cpdef int move_content(self, uint64_t msgid, uint32_t segment, uint64_t offset, bytes content,
-                           object cookie) except -1:
-        """Copy a content forward; the record is pointed to the copy only if it still points to (segment, offset).
-        `cookie` is called with whether it was.
-        """
-        cdef fr_op* op = self._op(FR_MOVE, msgid, cookie)
-        Py_INCREF(content)
-        op.content_owner = <void*>content
-        op.content = PyBytes_AS_STRING(content)
-        op.content_length = <uint64_t>PyBytes_GET_SIZE(content)
-        op.old_segment = segment
-        op.old_offset = offset
-        self._open.contents += 1
-        self._open.content_bytes += op.content_length
-        return 0
-
-    cpdef int put_meta(self, bytes key, bytes value, object cookie) except -1:
-        """Put a small key of another part's (value None: delete it), with the next group commit. A settle: it is kept
-        until it is durable. Keys "state" and "tag" are the spool's own.
-        """
-        if key in (b"state", b"tag"):
-            raise ValueError("a key of the spool's own")
-        cdef fr_op* op = self._op(FR_META, 0, cookie)
-        Py_INCREF(key)
-        op.content_owner = <void*>key
-        op.content = PyBytes_AS_STRING(key)
-        op.content_length = <uint64_t>PyBytes_GET_SIZE(key)
-        if value is not None:
-            Py_INCREF(value)
-            op.record_owner = <void*>value
-            op.record = PyBytes_AS_STRING(value)
-            op.record_length = <size_t>PyBytes_GET_SIZE(value)
-        return 0
-
-    cpdef int count(self, int outcome, int64_t n) noexcept:
-        """Add to a durable counter, with the next commit: 1 delivered, 2 failed, 3 expired, 4 suppressed, 5 removed.
-        "accepted" (0) is counted by put_message.
-        """
-        if 0 <= outcome < FR_COUNTERS:
-            self._open.counts[outcome] += n
-            self._open.counted = 1
-            self._schedule()
-        return 0
-
-    cpdef uint64_t add_event(self, bytes line) except? 0:
-        """Add an event line of a settle: the rest of a JSON object behind its key, with "}\\n". Gives its sequence."""
-        return self._event(line, 0)
-
-    cpdef uint64_t add_accept_event(self, bytes line) except? 0:
-        """Add an event line that tells of an accept: it is dropped when the accepts of this batch fail."""
-        return self._event(line, 1)
-
-    cdef uint64_t _event(self, bytes line, int of_accept) except? 0:
-        if self.closed:
-            raise ValueError("the spool is closed")
-        cdef char head[64]
-        cdef char digits[24]
-        cdef int n = 0, length = <int>PyBytes_GET_SIZE(self._event_head)
-        cdef uint64_t sequence = self._next_event, rest = sequence
-        memcpy(head, PyBytes_AS_STRING(self._event_head), length)
-        while rest or not n:
-            digits[n] = 48 + rest % 10
-            rest //= 10
-            n += 1
-        while n:
-            n -= 1
-            head[length] = digits[n]
-            length += 1
-        head[length] = c'"'
-        head[length + 1] = c","
-        if fr_batch_event(self._open, sequence, of_accept, head, length + 2, PyBytes_AS_STRING(line),
-                          PyBytes_GET_SIZE(line)):
-            raise MemoryError
-        self._next_event += 1
-        self._schedule()
-        return sequence
 
     # ---- batches on their way ----
 
@@ -440,7 +270,7 @@ cdef class Spool:
             return
         batch = fr_take_finished(self._c)
         if self._c.start_error and not self.unhealthy:
-            error = _error("count what is live", self._c.start_error, self.path, accept=False)
+            error = spool_error("count what is live", self._c.start_error, self.path, accept=False)
             self.unhealthy = f"{error}; segments are kept until the next start"
         if batch == NULL:
             return
@@ -456,7 +286,7 @@ cdef class Spool:
         if batch.panic:
             self._open_anew(address)
         if batch.accept_error:
-            error = _error(STEPS[batch.accept_step], batch.accept_error, self.path, accept=True)
+            error = spool_error(STEPS[batch.accept_step], batch.accept_error, self.path, accept=True)
         if batch.settle_error:
             self._keep_settles(batch, accepted)
             self._failed = batch
@@ -498,26 +328,6 @@ cdef class Spool:
             self._release(op, not (failed and op.kind in (FR_PUT, FR_PUT_FILE)))
         return 0
 
-    cdef int _release(self, fr_op* op, bint committed) except -1:
-        """Drop the references of an operation, and close or remove a file of its own."""
-        cdef object owner
-        if op.kind == FR_PUT_FILE and op.content_owner != NULL:
-            owner = <object>op.content_owner
-            if op.renamed:
-                owner.name = f"{op.msgid:x}"
-            if committed:
-                owner.close()
-            else:
-                owner.abort()
-        if op.record_owner != NULL:
-            Py_DECREF(<object>op.record_owner)
-        if op.content_owner != NULL:
-            Py_DECREF(<object>op.content_owner)
-        if op.cookie != NULL:
-            Py_DECREF(<object>op.cookie)
-        op.record_owner = op.content_owner = op.cookie = NULL
-        return 0
-
     cdef int _keep_settles(self, fr_batch* batch, list accepted) except -1:
         """Take the accepts (and what was to be done to their messages) out of a batch that failed as a whole."""
         cdef size_t i, kept = 0
@@ -545,7 +355,7 @@ cdef class Spool:
     def _block(self, int step, int code):
         if self.dead:
             return
-        error = _error(STEPS[step], code, self.path, accept=False)
+        error = spool_error(STEPS[step], code, self.path, accept=False)
         self.settle_blocked = True
         self.unhealthy = str(error)
         self.refuse("settle", error.reply)
@@ -573,18 +383,6 @@ cdef class Spool:
         self.refuse("error", error.reply)
         self.unhealthy = str(error)
         self._loop.call_later(RETRY_SECONDS, self.allow, "error")
-
-    def refuse(self, str reason, str reply):
-        """Accept no message until allow(reason); `reply` is what clients get."""
-        self._refusals[reason] = reply
-        self.accepting = False
-        self.refusal = reply
-
-    def allow(self, str reason):
-        """Take back refuse(reason)."""
-        self._refusals.pop(reason, None)
-        self.accepting = not self._refusals
-        self.refusal = next(iter(self._refusals.values()), "")
 
     def _empty_segments(self):
         """Hand segments with nothing live back to be removed, once no read of them is under way."""
@@ -628,7 +426,7 @@ cdef class Spool:
         """Commit what is open, sync the log, stop the threads, close the environment. Waits for the disk."""
         if self.closed:
             return
-        self.refuse("closed", _error("accept", 11, self.path, accept=True).reply)         # EAGAIN
+        self.refuse("closed", spool_error("accept", 11, self.path, accept=True).reply)         # EAGAIN
         if self.care is not None:
             self.care.stop()
         self._open.counted = 1                       # one more batch in any case: it has the log catch up

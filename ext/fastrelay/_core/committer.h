@@ -97,8 +97,8 @@ typedef struct { uint64_t msgid, offset, length; uint32_t segment, crc; } fr_fou
 
 /* Looks at FR_SLICE_RECORDS records behind *last. `segments` is sorted. Gives what it found, and in *last how far it
  * came: 0 at the end. */
-static inline int fr_find(MDB_env *env, MDB_dbi messages, const uint32_t *segments, int n, uint64_t *last, fr_found *found,
-                          size_t *n_found) {
+static inline int fr_find(MDB_env *env, MDB_dbi messages, const uint32_t *segments, int n, uint64_t *last,
+                          fr_found *found, size_t *n_found) {
     MDB_txn *txn;
     MDB_cursor *cursor = NULL;
     uint64_t key_octets = fr_to_key(*last + 1);

@@ -1,10 +1,13 @@
 """Reading stored content back, and files of their own for large content.
- What it is: content that is in the page cache is read at once on the loop thread (preadv2 with RWF_NOWAIT: it never
+
+What it is: content that is in the page cache is read at once on the loop thread (preadv2 with RWF_NOWAIT: it never
 waits for the disk); the rest is read by a few threads that never need the interpreter. Every content is checked
 against the sum in its record.
- A segment that is being read is pinned: it is removed after the reads. One that was removed because its content was
+
+A segment that is being read is pinned: it is removed after the reads. One that was removed because its content was
 copied forward gives DamagedContent with `moved` set: the record was an old one, get it again.
- Known faults: descriptors are kept for the 256 segments that were opened last; with more that are read in turns, each
+
+Known faults: descriptors are kept for the 256 segments that were opened last; with more that are read in turns, each
 read opens one.
 """
 

@@ -23,7 +23,8 @@ static inline int fr_sync(fr_committer *c, int fd, int step) {
 }
 
 static inline void fr_segment_settle(fr_committer *c, fr_segment *row) {    /* under the mutex */
-    if (row->live || row->active || row->doomed || c->start_error) return;   /* an error: the counts are not to be trusted */
+    if (row->live || row->active || row->doomed) return;
+    if (c->start_error) return;      /* the counts are not to be trusted */
     if (fr_grow((void **)&c->emptied, &c->emptied_room, c->n_emptied + 1, sizeof *c->emptied)) return;
     row->doomed = 1;
     c->emptied[c->n_emptied++] = row->id;

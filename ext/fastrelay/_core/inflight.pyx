@@ -1,12 +1,15 @@
 """The in-flight file: which recipients' bodies are being handed to a socket right now.
- What it is: a mapped file of fixed slots of 32 octets, a message id and up to 11 recipient numbers each. A slot is
+
+What it is: a mapped file of fixed slots of 32 octets, a message id and up to 11 recipient numbers each. A slot is
 taken before the last octet of a body is written and freed after the settle commit, so after the death of the process
 it names exactly the recipients whose outcome nobody knows (promise 3). Memory of the page cache outlives the process,
 so nothing is synced: 50 ns a transaction.
- After a power loss the slots tell nothing: `power_lost` says so, and every recipient that was due has to be taken for
+
+After a power loss the slots tell nothing: `power_lost` says so, and every recipient that was due has to be taken for
 in flight.
- What was found at the opening stays in its slots, and a power loss stays noted, until clear_old(): call it when all
-of it is recorded where it lasts. So a second crash before that forgets nothing.
+
+What was found at the opening stays in its slots, and a power loss stays noted, until clear_old(): call it when all of
+it is recorded where it lasts. So a second crash before that forgets nothing.
 """
 
 cimport cython

@@ -49,7 +49,7 @@ static inline int fr_log_slice(fr_committer *c, int *more) {
         error = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
         *more = !error;
     }
-    c->log_written = last;           /* of a row only its first sequence is known; the next row's is greater in any case */
+    c->log_written = last;           /* of a row only its first sequence is known; the next row's is greater */
     if (cursor) mdb_cursor_close(cursor);
     mdb_txn_abort(txn);
     return error == MDB_NOTFOUND ? 0 : error;
@@ -89,8 +89,8 @@ static inline int fr_sync_folder_of(int fd) {
     return error;
 }
 
-/* Take over a descriptor that the loop gave; the old one is synced first, or its unsynced lines are written again. If the
- * name of the new one cannot be made durable, it is tried again later, and lines wait in their rows. */
+/* Take over a descriptor that the loop gave; the old one is synced first, or its unsynced lines are written again. If
+ * the name of the new one cannot be made durable, it is tried again later, and lines wait in their rows. */
 static inline void fr_log_switch(fr_committer *c) {
     pthread_mutex_lock(&c->mutex);
     int has_next = c->has_next_log, next = c->next_log_fd, sync_failed = c->log_sync_failed;

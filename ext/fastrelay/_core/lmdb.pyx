@@ -1,17 +1,20 @@
 """Thin binding to liblmdb: environments with named databases.
- What it is: what the spool and the supervisor's own store need of LMDB and no more. Each Python call is one short
+
+What it is: what the spool and the supervisor's own store need of LMDB and no more. Each Python call is one short
 transaction; a group commit of the spool does not come this way but through one nogil call (committer.h) on the same
 environment.
- Rules it keeps (DESIGN section 4): a fixed sparse map that is never resized; no environment opened twice in one
+
+Rules it keeps (DESIGN section 4): a fixed sparse map that is never resized; no environment opened twice in one
 process (LMDB would drop the first one's locks when the second closes); read transactions are short, so that old pages
 can be used again; slots of readers that died are cleared at every opening.
- Trust in what is on disk: LMDB trusts its file, so before it is opened every page that can be reached is checked (verify.h).
-Then both meta pages are written back unchanged, and synced: after a failed sync the page cache may show a meta page that
-the disk does not hold; once this rewrite succeeded they are the same again, so opening anew after such a failure is sound
-(data pages are always synced before the meta page that points to them).
 
-Known faults: a read that misses the page cache waits for the disk. Not for use from several threads. Contents of keys and
-values are not checked.
+Trust in what is on disk: LMDB trusts its file, so before it is opened every page that can be reached is checked
+(verify.h). Then both meta pages are written back unchanged, and synced: after a failed sync the page cache may show a
+meta page that the disk does not hold; once this rewrite succeeded they are the same again, so opening anew after such
+a failure is sound (data pages are always synced before the meta page that points to them).
+
+Known faults: a read that misses the page cache waits for the disk. Not for use from several threads. Contents of keys
+and values are not checked.
 """
 
 cimport cython
@@ -287,8 +290,9 @@ cdef class Environment:
 
 
 def prepare_file(str path):
-    """Before LMDB maps a file that exists: check every page that can be reached (verify.h), and write both meta pages back as
-    they are read (the module's text says why). LmdbError; the number of pages that were looked at."""
+    """Before LMDB maps a file that exists: check every page that can be reached (verify.h), and write both meta pages
+    back as they are read (the module's text says why). LmdbError; the number of pages that were looked at.
+    """
     cdef fr_check found
     cdef int error, descriptor = os.open(os.path.join(path, DATA_FILE), os.O_RDWR | os.O_CLOEXEC)
     try:

@@ -1,7 +1,8 @@
 """Walks over the messages of a spool's index, in slices.
- What it is: at the start the schedule is filled from here, at C speed: messages joined with their states, a slice at
-a time, so that the loop gets its turn; and the compactor finds what is still live in a segment. Between slices the
-read transaction is renewed: one that stays open keeps LMDB from using old pages again.
+
+What it is: at the start the schedule is filled from here, at C speed: messages joined with their states, a slice at a
+time, so that the loop gets its turn; and the compactor finds what is still live in a segment. Between slices the read
+transaction is renewed: one that stays open keeps LMDB from using old pages again.
 """
 
 cimport cython
@@ -131,6 +132,10 @@ cdef class Scan:
         return found
 
 
+cdef inline tuple _as_tuple(const fr_found* one):
+    return one.msgid, one.segment, one.offset, one.length, one.crc
+
+
 def find_contents(Environment environment, segments, uint64_t after):
     """One slice of a search for what is live in `segments`: ([(msgid, segment, offset, length, crc)], last message
     looked at; 0: the end).
@@ -156,8 +161,7 @@ def find_contents(Environment environment, segments, uint64_t after):
         with nogil:
             error = fr_find(environment.env, handle, ids, n, &last, found, &n_found)
         check(error, "walk", environment.path)
-        places = [(found[i].msgid, found[i].segment, found[i].offset, found[i].length, found[i].crc) for i in range(n_found)]
-        return places, last
+        return [_as_tuple(&found[i]) for i in range(n_found)], last
     finally:
         free(ids)
         free(found)

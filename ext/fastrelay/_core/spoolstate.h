@@ -49,7 +49,7 @@ enum fr_step {
 
 #define FR_SLICE_RECORDS 4096        /* a read transaction is renewed after so many: old pages stay usable */
 #define FR_TRIM_ROWS 2048            /* event rows taken out by one commit, at most */
-#define FR_ROW_BYTES 1900            /* an event row stays below LMDB's overflow threshold (2,022 with 8 octets of key) */
+#define FR_ROW_BYTES 1900            /* an event row stays below LMDB's overflow pages (2,022 with this key) */
 #define FR_ID_RESERVE 65536          /* message ids recorded as used ahead, so that none is used again after a crash */
 #define FR_TIMINGS 512               /* group commits remembered until the loop asks */
 #define FR_NAME 64
@@ -65,7 +65,7 @@ typedef struct {                     /* the row "state" in the database meta; li
 
 typedef struct { float seconds; uint32_t operations; } fr_timing;
 
-typedef struct fr_work { struct fr_work *next; uint32_t segment; uint64_t msgid; } fr_work;    /* an unlink to be done */
+typedef struct fr_work { struct fr_work *next; uint32_t segment; uint64_t msgid; } fr_work;      /* an unlink */
 
 typedef struct {
     /* set before the threads start */
@@ -101,7 +101,7 @@ typedef struct {
     uint64_t log_to_sync;                            /* every line up to it is in the log file */
     int log_sync_failed, log_failing, log_waits;
     fr_segments segments;
-    uint32_t *emptied;                               /* segments with nothing live, for the loop to close and hand back */
+    uint32_t *emptied;                               /* segments with nothing live, for the loop to hand back */
     size_t n_emptied, emptied_room;
     fr_work *work;
     uint64_t commits, committed_operations, sync_failures, log_failures, content_bytes, unlinked, ballast_freed;
@@ -137,7 +137,9 @@ static inline double fr_seconds(void) {
 }
 
 static inline void fr_segment_name(char *name, uint32_t id) { snprintf(name, FR_NAME, "%08x", id); }
-static inline void fr_large_name(char *name, uint64_t msgid) { snprintf(name, FR_NAME, "%llx", (unsigned long long)msgid); }
+static inline void fr_large_name(char *name, uint64_t msgid) {
+    snprintf(name, FR_NAME, "%llx", (unsigned long long)msgid);
+}
 
 static inline uint64_t fr_from_key(const void *octets) {
     uint64_t key;

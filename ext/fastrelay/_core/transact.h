@@ -102,7 +102,8 @@ static inline int fr_put_events(fr_transaction *t, fr_batch *batch) {
     while (i < batch->n_events) {
         uint64_t key_octets = fr_to_key(batch->events[i].sequence);
         size_t length = batch->events[i++].length;
-        while (i < batch->n_events && length + batch->events[i].length <= FR_ROW_BYTES) length += batch->events[i++].length;
+        while (i < batch->n_events && length + batch->events[i].length <= FR_ROW_BYTES)
+            length += batch->events[i++].length;
         MDB_val key = fr_val(&key_octets, 8), value = fr_val(batch->lines + at, length);
         int error = mdb_cursor_put(t->events, &key, &value, MDB_APPEND);
         if (error == MDB_KEYEXIST) error = mdb_cursor_put(t->events, &key, &value, 0);
