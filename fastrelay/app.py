@@ -40,6 +40,8 @@ SECOND_TICKS = 10
 SWEEP_TICKS = 300
 LAST_TURNS = 100
 DUE_SLICE = 2000
+READY_TOGETHER_SECONDS = 10.0  # a worker that is later than this gets its clients later
+READY_POLL_SECONDS = 0.02
 
 
 class App:
@@ -169,8 +171,23 @@ class App:
         self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
         for number in range(len(self.engine.spools)):
             self._spawn(self.recovery.load(number))
-        self.listener.start()
+        self._accept_with_the_others(self.clock.monotonic() + READY_TOGETHER_SECONDS)
         return bound
+
+    def _accept_with_the_others(self, latest: float) -> None:
+        """Takes clients once every worker is ready (or some are late): the first one up would get them all.
+
+        The sockets listen already, so nobody is refused meanwhile, and the kernel has spread who waits.
+        """
+        if self.draining:
+            return
+        cell = self.table.cell(b"workers-ready")
+        self.table.demand(cell, self.slot, 1)
+        ready = all(self.table.demanded(cell, slot) for slot in range(self.slots))
+        if ready or self.clock.monotonic() >= latest:
+            self.listener.start()
+        else:
+            asyncio.get_running_loop().call_later(READY_POLL_SECONDS, self._accept_with_the_others, latest)
 
     def _set_log_fd(self, descriptor: int) -> None:
         for spool in self.engine.spools:
