@@ -176,7 +176,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--folder", help="where to write; its file system is what is measured")
     parser.add_argument("--live", type=int, default=0)
-    parser.add_argument("--groups", type=int, nargs="*", default=[40, 400, 2000])
+    parser.add_argument("--groups", type=int, nargs="*", default=[20, 200, 2000])
     parser.add_argument("--only-spool", action="store_true")
     options = parser.parse_args()
     for group in options.groups:
