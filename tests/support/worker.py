@@ -49,7 +49,10 @@ class Mx:
         self.accepted: list[tuple[list[str], bytes]] = []  # recipients and content, dots taken out
         self.commands: list[str] = []
 
+    started: ClassVar[list[Mx]] = []
+
     async def start(self) -> str:
+        self.started.append(self)
         host, _, port = free_endpoint().rpartition(":")
         self._server = await asyncio.start_server(self._serve, host, int(port), limit=1 << 20)
         return f"{host}:{port}"
@@ -269,9 +272,19 @@ class WorkerBox:
     async def settled(self) -> None:
         """Until nothing is on its way: everything waits for time or an operator, or is done and on disk."""
         moving = {"unplaced", "ready", "dns", "in_flight", "loading"}
-        await self.until(
-            lambda: not moving & set(self.places()) and self.counters()["queued"] == self.app.index.queued_recipients
-        )
+        await self.until(lambda: not moving & set(self.places()))
+        self.app.own_spool.drain()
+        await self.until(lambda: self.counters()["queued"] == self.app.index.queued_recipients)
+
+    async def hang_up(self) -> None:
+        """Lets the idle connections to hosts end."""
+        await self.until(lambda: all(session.idle for session in self.app.sessions))
+        self.pass_time(self.config.delivery.idle_timeout_seconds + 1)
+        await self.until(lambda: not self.app.sessions)
+
+    def reasons(self) -> dict[str, int]:
+        """What queued recipients wait for."""
+        return dict(self.app.board.by_reason(self.clock.monotonic()))
 
     def counters(self) -> dict[str, int]:
         """Durable counters, with what follows of them for the queue."""
@@ -306,6 +319,9 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
                 if box.app._timer is not None:
                     await box.app.close()
             WorkerBox.started.clear()
+            for mx in Mx.started:  # a server that is left open would keep the loop from closing
+                await mx.stop()
+            Mx.started.clear()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(and_close())

@@ -201,8 +201,7 @@ def test_power_loss_flags_what_was_due_and_only_that(tmp_path: Path) -> None:
         await box.start()
         await box.accepted(["later@one.test"])
         await box.settled()
-        box.pass_time(6)
-        await box.until(lambda: not box.app.sessions)
+        await box.hang_up()
         mx.reply = lambda verb, argument, talk: "421 4.3.2 closed" if verb == "CONNECT" else ""
         await box.accepted(["due@one.test"])
         await box.until(lambda: box.places() == {"retry_backoff": 1, "ready": 1})
