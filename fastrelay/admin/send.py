@@ -125,7 +125,7 @@ async def _dialogue(app: App, talk: Dialogue, source: Any, sock: Any, to: str, r
             reply = client.last_reply
             assert reply is not None
             outcome = "failed" if reply.code // 100 == 5 else "deferred"
-            return {"dialogue": talk.lines, "outcome": outcome, "reply": f"{reply.code} {reply.text_for_log()}"}
+            return {"dialogue": talk.lines, "outcome": outcome, "reply": reply.text_for_log()}
         elif event == EVENT_CLOSING:
             return {"dialogue": talk.lines, "outcome": "deferred", "reply": client.error or "the host closed"}
         elif event == EVENT_NONE:
@@ -143,4 +143,4 @@ async def _dialogue(app: App, talk: Dialogue, source: Any, sock: Any, to: str, r
         client.quit(app.clock.monotonic())
         for octets in client.take_output():
             await loop.sock_sendall(sock, octets)
-    return {"dialogue": talk.lines, "outcome": outcome, "reply": f"{reply.code} {reply.text_for_log()}"}
+    return {"dialogue": talk.lines, "outcome": outcome, "reply": reply.text_for_log()}

@@ -376,7 +376,7 @@ class Pool:
 
     def refused(self, session: Session, reply: Any) -> None:
         """The host takes no mail in this session."""
-        self._resolve(session, f"{reply.code} {reply.text_for_log()}")
+        self._resolve(session, reply.text_for_log())
 
     def _resolve(self, session: Session, result: str) -> None:
         waiter = self._waiting.get(session)
