@@ -40,7 +40,7 @@ class Listener:
         self._app = app
         self._sockets: list[socket.socket] = []
         self.connections: set[Connection] = set()
-        self._starting = 0
+        self._opening: set[Connection] = set()
         self._may_relay_cache: dict[str, bool] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.configure()
@@ -135,7 +135,7 @@ class Listener:
     @property
     def load(self) -> int:
         """Connections open or being opened."""
-        return len(self.connections) + self._starting
+        return len(self.connections) + len(self._opening)
 
     def take(self, sock: socket.socket, address: str) -> None:
         """An accepted socket becomes a connection of this worker."""
@@ -156,7 +156,7 @@ class Listener:
             bare_line_ends=self.bare_line_ends,
         )
         connection = Connection(server, self._app.engine, self, address.encode(), refusal)
-        self._starting += 1
+        self._opening.add(connection)
         task = asyncio.get_running_loop().create_task(self._start(connection, sock))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -169,7 +169,9 @@ class Listener:
         except OSError:
             sock.close()
         finally:
-            self._starting -= 1
+            if connection in self._opening:
+                self._opening.discard(connection)
+                self._app.balance.publish()
 
     def may_relay(self, address: str) -> bool:
         """Whether a client at this address may relay without authentication."""
@@ -183,6 +185,7 @@ class Listener:
         return known
 
     def opened(self, connection: Connection) -> None:
+        self._opening.discard(connection)
         self.connections.add(connection)
         self._app.balance.publish()
         self._app.meters.count(names.SMTP_SESSIONS)
