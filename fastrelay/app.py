@@ -92,6 +92,7 @@ class App:
         self._timer: asyncio.TimerHandle | None = None
         self._wake_scheduled = False
         self._dns_before: dict[str, int] = {}
+        self._sync_failures = 0
         self._background: set[asyncio.Task[Any]] = set()
         self.event_log: EventLog | None = None
 
@@ -293,6 +294,7 @@ class App:
         self.engine.wake_dirty(now)
 
     def _second(self, now: float) -> None:
+        self._end_if_spool_is_dead()
         idle_seconds = self.config.delivery.idle_timeout_seconds
         for session in list(self.sessions):
             if session.idle and now - session.idle_since >= idle_seconds:
@@ -304,6 +306,16 @@ class App:
         self.own_spool.housekeep(self.config.spool.reserve_bytes)
         if self.event_log is not None:
             self.event_log.tick()
+
+    def _end_if_spool_is_dead(self) -> None:
+        """An index that LMDB can't use any more in this process: a new process may. Nothing acknowledged is in memory
+        alone, and the in-flight file tells what was being sent."""
+        for spool in self.engine.spools:
+            if spool.dead:
+                log.critical(
+                    "%s: %s. This worker ends, to be started again; look after the disk", spool.path, spool.unhealthy
+                )
+                os._exit(1)
 
     def wake_later(self, site: Any, when: float) -> None:
         self.board.wake_later(site, when)
@@ -387,7 +399,8 @@ class App:
 
     def drain_commits(self) -> tuple[int, list[tuple[float, int]]]:
         """Commits since the last call: failures, and (seconds, group size) of each."""
-        failures = 0
+        total = sum(spool.figures()["sync_failures"] for spool in self.engine.spools)
+        failures, self._sync_failures = total - self._sync_failures, total
         timings: list[tuple[float, int]] = []
         for spool in self.engine.spools:
             timings += spool.drain_timings()

@@ -184,7 +184,7 @@ class Limits(_Struct, frozen=True):
     """Bounds on what is taken in; queued_recipients and smtp_connections over all workers together."""
 
     message_size_bytes: PositiveSize = 100 * 2**20
-    recipients_per_message: Count = 1000
+    recipients_per_message: Annotated[int, Meta(ge=1, le=65_000)] = 1000
     smtp_connections: Count = 2000
     queued_recipients: Count = 10_000_000
 

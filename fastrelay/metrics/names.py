@@ -151,7 +151,7 @@ SERIES_OVERFLOWS = _counter(
 )
 TABLE_CELLS = _gauge("shared_table_cells", "Cells of the shared table in use.", of_supervisor=True)
 TABLE_OVERFLOWS = _counter(
-    "shared_table_overflows", "Names that were given a cell for several, because the shared table was full.", of_supervisor=True
+    "shared_table_overflows", "Names that share a cell, because the shared table was full.", of_supervisor=True
 )
 CONFIG_RELOAD_SUCCESS = _gauge(
     "config_last_reload_successful", "1 when the configuration file was taken over at the last try.", of_supervisor=True

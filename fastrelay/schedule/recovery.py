@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 SLICE_MESSAGES = 2000  # loaded before the loop gets its turn: under 10 ms
 CRASHES_TO_QUARANTINE = 2
+SPARE_SEGMENTS = 2
 POWER_MARK = b"relay.power_mark"
 # The in-flight file, see _core/inflight.pyx
 SLOTS_AT, SLOT_BYTES, SLOT_RECIPIENTS = 4096, 32, 11
@@ -103,6 +104,7 @@ class Recovery:
                 ballast=os.path.join(app.state_dir, "ballast"),
                 ballast_bytes=spool_config.ballast_bytes,
                 compact_below=spool_config.compact_below_share,
+                spare_segments=SPARE_SEGMENTS,
             ),
         )
 

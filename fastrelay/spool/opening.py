@@ -34,6 +34,7 @@ class SpoolOptions:
     ballast_bytes  its size
     compact_below  a segment with less of it live (0 to 1) is copied forward
     compact_seconds  between looks for such segments
+    spare_segments full segments with nothing live that are kept to be written over, at most 8
     """
 
     segment_bytes: int = 64 << 20
@@ -44,6 +45,7 @@ class SpoolOptions:
     ballast_bytes: int = 32 << 20
     compact_below: float = 0.25
     compact_seconds: float = 60.0
+    spare_segments: int = 0
 
 
 def open_spool(

@@ -9,7 +9,7 @@ from support.spool import Box, place_of, record
 
 from fastrelay.spool import SpoolError, SpoolOptions
 
-OPTIONS = SpoolOptions(map_bytes=1 << 28, reserve_bytes=0, segment_bytes=15_000, compact_seconds=1e9)
+OPTIONS = SpoolOptions(map_bytes=1 << 28, reserve_bytes=0, segment_bytes=15_000, compact_seconds=1e9, spare_segments=2)
 FAULTS = (
     "segment_open",
     "folder_sync",

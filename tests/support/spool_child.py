@@ -18,7 +18,7 @@ from support.spool import Box, record
 
 from fastrelay.spool import SpoolOptions
 
-OPTIONS = SpoolOptions(map_bytes=1 << 28, reserve_bytes=0, segment_bytes=20_000, compact_seconds=1e9)
+OPTIONS = SpoolOptions(map_bytes=1 << 28, reserve_bytes=0, segment_bytes=20_000, compact_seconds=1e9, spare_segments=2)
 RECIPIENTS = 3
 MESSAGES = 5
 TRIES = 3

@@ -175,6 +175,7 @@ cdef class Spool(Writer):
         self._c.large_folder = os.open(os.path.join(self.path, "large"), flags)
         self._c.completion = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._c.segment_bytes = self.options.segment_bytes
+        self._c.spare_most = min(self.options.spare_segments, 8)
         self._c.fresh = strdup(self.contents.fresh.encode())
         if self.options.ballast:
             self._c.ballast = strdup(os.fsencode(self.options.ballast))

@@ -59,6 +59,10 @@ static inline int fr_has_record(fr_committer *c, uint64_t msgid, int *found) {
 
 static inline int fr_sweep_segment(fr_committer *c, const char *name) {
     char *end;
+    if (!strncmp(name, "spare.", 6)) {
+        if (c->n_spares < c->spare_most) { c->spares[c->n_spares++] = (uint32_t)strtoul(name + 6, NULL, 16); return 0; }
+        return unlinkat(c->segments_folder, name, 0) && errno != ENOENT ? errno : 0;
+    }
     unsigned long id = strtoul(name, &end, 16);
     if (*end || strlen(name) != 8) return 0;               /* not ours */
     fr_segment *row = fr_segment_find(&c->segments, (uint32_t)id);

@@ -106,6 +106,7 @@ cdef extern from "committer.h" nogil:
         int large_folder
         int completion
         uint64_t segment_bytes
+        int spare_most
         char* ballast
         char* fresh
         uint32_t next_segment

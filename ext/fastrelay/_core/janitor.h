@@ -3,6 +3,8 @@
 #ifndef FASTRELAY_JANITOR_H
 #define FASTRELAY_JANITOR_H
 
+#include <sys/stat.h>
+
 #include "spoolstate.h"
 
 #define FR_LOG_SYNC_SECONDS 1
@@ -27,6 +29,22 @@ static inline void fr_sync_log(fr_committer *c) {                 /* called and 
     }
 }
 
+/* Keep a full segment as a spare one. 0 where it was kept. */
+static inline int fr_spare_keep(fr_committer *c, const char *name, uint32_t id) {
+    char spare[FR_NAME];
+    struct stat status;
+    fr_spare_name(spare, id);
+    pthread_mutex_lock(&c->mutex);
+    int wanted = c->n_spares < c->spare_most;
+    pthread_mutex_unlock(&c->mutex);
+    if (!wanted || fstatat(c->segments_folder, name, &status, 0) || (uint64_t)status.st_size < c->segment_bytes) return -1;
+    if (renameat(c->segments_folder, name, c->segments_folder, spare)) return -1;
+    pthread_mutex_lock(&c->mutex);
+    c->spares[c->n_spares++] = id;               /* only this thread adds */
+    pthread_mutex_unlock(&c->mutex);
+    return 0;
+}
+
 static inline void fr_unlink_work(fr_committer *c, fr_work *work) {         /* without the mutex */
     while (work) {
         fr_work *next = work->next;
@@ -35,9 +53,10 @@ static inline void fr_unlink_work(fr_committer *c, fr_work *work) {         /* w
         if (work->segment == FR_OWN_FILE) fr_large_name(name, work->msgid);
         else fr_segment_name(name, work->segment);
         int error = fr_step(c, FR_STEP_UNLINK);
-        if (!error && unlinkat(folder, name, 0) && errno != ENOENT) error = errno;
+        int kept = !error && work->segment != FR_OWN_FILE && !fr_spare_keep(c, name, work->segment);
+        if (!error && !kept && unlinkat(folder, name, 0) && errno != ENOENT) error = errno;
         pthread_mutex_lock(&c->mutex);
-        if (!error) c->unlinked++;                         /* else it goes at the next start */
+        if (!error && !kept) c->unlinked++;                         /* else it goes at the next start */
         if (work->segment != FR_OWN_FILE) fr_segment_forget(&c->segments, work->segment);
         pthread_mutex_unlock(&c->mutex);
         free(work);

@@ -63,6 +63,8 @@ typedef struct {                     /* the row "state" in the database meta; li
     int64_t counters[FR_COUNTERS];
 } fr_state_row;
 
+#define FR_SPARES 8
+
 typedef struct { float seconds; uint32_t operations; } fr_timing;
 
 typedef struct fr_work { struct fr_work *next; uint32_t segment; uint64_t msgid; } fr_work;      /* an unlink */
@@ -74,6 +76,7 @@ typedef struct {
     int segments_folder, large_folder;               /* open folders */
     int completion;                                  /* eventfd the loop reads */
     uint64_t segment_bytes;
+    int spare_most;                                  /* full segments kept for use again instead of being removed */
     char *ballast;                                   /* path, or NULL */
     char *fresh;                                     /* how the names of large files begin that this process writes */
     /* the committer's own */
@@ -104,6 +107,8 @@ typedef struct {
     uint32_t *emptied;                               /* segments with nothing live, for the loop to hand back */
     size_t n_emptied, emptied_room;
     fr_work *work;
+    uint32_t spares[FR_SPARES];                      /* spare.<id in hex>: nothing in them is live */
+    int n_spares;
     uint64_t commits, committed_operations, sync_failures, log_failures, content_bytes, unlinked, ballast_freed;
     double last_commit_seconds;
     fr_timing timings[FR_TIMINGS];
@@ -136,6 +141,7 @@ static inline double fr_seconds(void) {
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
+static inline void fr_spare_name(char *name, uint32_t id) { snprintf(name, FR_NAME, "spare.%08x", id); }
 static inline void fr_segment_name(char *name, uint32_t id) { snprintf(name, FR_NAME, "%08x", id); }
 static inline void fr_large_name(char *name, uint64_t msgid) {
     snprintf(name, FR_NAME, "%llx", (unsigned long long)msgid);
