@@ -130,6 +130,8 @@ class App:
         self.engine.accept_edit = headers.edit
         self.engine.set_field_names(headers.names)
         self.engine.expire_ms = int(config.retry.expire_seconds * 1000)
+        self.engine.received_limit = config.smtp.received_limit
+        self.engine.queued_limit = config.limits.queued_recipients // self.slots
 
     def _router(self, sites: Any) -> Router:
         """Routes by the configuration; our own names and listeners are where mail must not go."""
@@ -275,8 +277,6 @@ class App:
             self.engine.reroute(queue, now)
             self.engine.wake(queue)
         self.board.set_suspensions(self.board.described)  # they name sources, which may be others now
-        self.engine.received_limit = config.smtp.received_limit
-        self.engine.queued_limit = config.limits.queued_recipients // self.slots
 
     # -- time ---------------------------------------------------------------------------------------------------------
 

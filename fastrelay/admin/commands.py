@@ -9,6 +9,7 @@ from fastrelay.admin.send import send_test_message
 from fastrelay.admin.view import Viewer
 from fastrelay.config.schema import from_builtins
 from fastrelay.errors import FastrelayError
+from fastrelay.schedule.places import DNS, IN_FLIGHT, LOADING, READY, RETRY, UNPLACED
 from fastrelay.schedule.state import REMOVED
 from fastrelay.schedule.suspension import Selector
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 SLICE_MESSAGES = 5_000  # looked at before the loop gets its turn
 SLICE_ENDED = 500
-UNPLACED, READY, RETRY, DNS, IN_FLIGHT, SUSPENDED, QUARANTINED, LOADING = range(8)
 LISTED_AT_MOST = 10_000
 
 # A selected recipient across a wait: its number in the index (used again once it is done), spool, message id, position.

@@ -11,7 +11,7 @@ import email.utils
 import secrets
 from typing import TYPE_CHECKING, Any
 
-from fastrelay._core.client import SmtpClient
+from fastrelay._core.client import Event, SmtpClient
 from fastrelay._core.transaction import Transaction
 from fastrelay.deliver.source import open_socket
 from fastrelay.errors import FastrelayError
@@ -19,7 +19,6 @@ from fastrelay.errors import FastrelayError
 if TYPE_CHECKING:
     from fastrelay.app import App
 
-EVENT_NONE, EVENT_DONE, EVENT_GREETING_REFUSED, EVENT_READY, EVENT_NEED_BODY, EVENT_CLOSING = range(6)
 READ_BYTES = 65536
 WHOLE_SECONDS = 60.0
 
@@ -115,20 +114,20 @@ async def _dialogue(app: App, talk: Dialogue, source: Any, sock: Any, to: str, r
         for octets in client.take_output():
             await loop.sock_sendall(sock, octets)
         event = client.next_event()
-        if event == EVENT_READY and not begun:
+        if event == Event.EVENT_READY and not begun:
             begun = True
             client.begin(tx, app.clock.monotonic())
-        elif event == EVENT_DONE:
+        elif event == Event.EVENT_DONE:
             client.take_finished()
             break
-        elif event == EVENT_GREETING_REFUSED:
+        elif event == Event.EVENT_GREETING_REFUSED:
             reply = client.last_reply
             assert reply is not None
             outcome = "failed" if reply.code // 100 == 5 else "deferred"
             return {"dialogue": talk.lines, "outcome": outcome, "reply": reply.text_for_log()}
-        elif event == EVENT_CLOSING:
+        elif event == Event.EVENT_CLOSING:
             return {"dialogue": talk.lines, "outcome": "deferred", "reply": client.error or "the host closed"}
-        elif event == EVENT_NONE:
+        elif event == Event.EVENT_NONE:
             octets = await loop.sock_recv(sock, READ_BYTES)
             if octets:
                 client.receive(octets, app.clock.monotonic())
@@ -139,7 +138,7 @@ async def _dialogue(app: App, talk: Dialogue, source: Any, sock: Any, to: str, r
         return {"dialogue": talk.lines, "outcome": "deferred", "reply": tx.error or "no reply"}
     outcome = {2: "delivered", 5: "failed"}.get(reply.code // 100, "deferred")
     with_quit = client.next_event()
-    if with_quit == EVENT_READY:
+    if with_quit == Event.EVENT_READY:
         client.quit(app.clock.monotonic())
         for octets in client.take_output():
             await loop.sock_sendall(sock, octets)

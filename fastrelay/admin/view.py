@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from fastrelay._core.record import Record
 from fastrelay._core.scan import Scan
+from fastrelay.schedule.places import DNS, QUARANTINED, READY, RETRY, SHOWN, SUSPENDED
 from fastrelay.schedule.state import OUTCOMES, POSSIBLE_DUPLICATE, QUEUED, MessageState, decode_state
 
 if TYPE_CHECKING:
     from fastrelay.app import App
 
 COUNTERS = ("accepted", "delivered", "failed", "expired", "suppressed", "removed")
-PLACES = ("in_flight", "ready", "retry_backoff", "dns", "in_flight", "suspended", "quarantined", "in_flight")
 AUDIT_SLICE = 2000
 AUDIT_TRIES = 10  # for a quiet moment; under load the difference then shows what moved meanwhile
 EVERY_MESSAGE = 2**64 - 1
@@ -160,9 +160,9 @@ class Viewer:
         }
 
     def _reason(self, info: tuple[Any, ...], now: float) -> str:
-        if info[3] == 1 and info[2].site is not None:
+        if info[3] == READY and info[2].site is not None:
             return self._app.board.site_reason(info[2].site, now)
-        return PLACES[info[3]]
+        return SHOWN[info[3]]
 
     def full(self, m: int) -> dict[str, Any]:
         """A message whole."""
@@ -221,19 +221,19 @@ class Viewer:
         app = self._app
         domain, place = info[2], info[3]
         one = state.recipients[info[1]]
-        if place == 2:
+        if place == RETRY:
             seconds = (app.index.due_in_ms(r, int(now * 1000)) or 0) / 1000
             return "retry_backoff", f"deferred {info[4]} times, last: {one.reply or 'no reply'}", round(seconds, 1)
-        if place == 3:
+        if place == DNS:
             waits = max(0.0, domain.wait_until - now)
             return "dns", domain.wait_detail or f"the route of {shown(domain.name)} is being looked up", round(waits, 1)
-        if place == 5:
+        if place == SUSPENDED:
             held = app.board.suspension_of(r)
             why = f"held by suspension {held.id}: {held.why or 'no reason given'}" if held else "being resumed"
             return "suspended", why, None
-        if place == 6:
+        if place == QUARANTINED:
             return "quarantined", state.quarantined or "set aside", None
-        if place != 1:
+        if place != READY:
             return "in_flight", "being sent at this moment", None
         site = domain.site
         if site is None:

@@ -51,7 +51,6 @@ class Pool:
         self.connecting = 0
         self.open_by_source: dict[int, int] = {}
         self.failures = 0
-        self.refusals = 0
         self.last_used = app.clock.monotonic()
         self._cells: dict[int, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from fastrelay.app import App
 
 OLDEST_EVERY_TICKS = 5
-IN_HAND = ("unplaced", "loading")  # places that people know as in_flight
 
 
 class Meters:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastrelay._core.transaction import ErrorKind, Stage
 from fastrelay.outcome.classify import AGAIN, Verdict, enhanced_status, judge_error, judge_reply, too_many_recipients
+from fastrelay.schedule.places import IN_FLIGHT, QUARANTINED
 from fastrelay.schedule.retry import retry_delay_seconds
 from fastrelay.schedule.state import (
     DELIVERED,
@@ -35,7 +36,6 @@ from fastrelay.schedule.state import (
 if TYPE_CHECKING:
     from fastrelay.app import App
 
-IN_FLIGHT, QUARANTINED = 4, 6  # places, see _core/index.pyx
 PREFERS_SOURCE_SECONDS = 86400  # greylisting wants the same address again, but not for ever
 
 ERROR_WORDS = {int(kind): kind.name.removeprefix("ERROR_").lower() for kind in ErrorKind}

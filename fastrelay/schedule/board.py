@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastrelay.deliver.pool import Pool
 from fastrelay.route.names import InvalidDomain, normalize_domain
+from fastrelay.schedule.places import DNS, READY, RETRY, SUSPENDED
 from fastrelay.schedule.state import EXPIRED, FAILED, REMOVED
 from fastrelay.schedule.suspension import Suspension
 
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READY, RETRY, DNS, IN_FLIGHT, SUSPENDED, QUARANTINED, LOADING = range(1, 8)
 RESORT_SLICE = 5_000  # messages that new suspensions are held against before the loop gets its turn
 SLICE = 500  # recipients ended or looked at before the loop gets its turn
 DOMAINS_KEPT = 50_000

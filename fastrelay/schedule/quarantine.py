@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fastrelay.schedule.places import IN_FLIGHT, QUARANTINED
 from fastrelay.spool import SpoolError
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-IN_FLIGHT, QUARANTINED = 4, 6  # places, see _core/index.pyx
 HELD = 1  # flag of a message in the index: what of it is still in flight is held when it comes back
 
 

@@ -25,6 +25,7 @@ import msgspec
 
 from fastrelay._core.inflight import SLOTS, Inflight
 from fastrelay._core.record import Record
+from fastrelay.schedule.places import QUARANTINED
 from fastrelay.schedule.state import POSSIBLE_DUPLICATE, QUEUED, MessageState, decode_state, fresh_state
 from fastrelay.spool import SpoolCorrupt, SpoolOptions, open_spool, set_aside
 
@@ -237,6 +238,3 @@ class Recovery:
             index.py_defer(r, now_ms + wait_ms)
         else:
             app.engine.place_ready(r, now_ms / 1000)
-
-
-QUARANTINED = 6
