@@ -18,54 +18,36 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from fastrelay.config.base import (
+    Address,
+    Bind,
+    Count,
+    DomainPattern,
+    Duration,
+    Endpoint,
+    HeaderName,
+    Hostname,
+    Name,
+    Nameserver,
+    Network,
+    Port,
+    PositiveDuration,
+    PositiveSize,
+    Share,
+    Size,
+    Struct,
+)
+from fastrelay.config.sending import Assignment, Backoff, Fairness, Provider, ShapingRule, Tenant, WarmupPlan
 from fastrelay.config.units import parse_bind
 
 DEFAULT_STATE_DIR = "/var/lib/fastrelay"
-_UNIT_SUFFIXES = ("_seconds", "_bytes", "_share")
 
 
-def yaml_key(attribute: str) -> str:
-    """The YAML key of a struct attribute: the attribute without its unit."""
-    for suffix in _UNIT_SUFFIXES:
-        if attribute.endswith(suffix):
-            return attribute.removesuffix(suffix)
-    return attribute
-
-
-class _Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=yaml_key):
-    """Base of all sections: immutable, unknown keys refused."""
-
-
-def _unit(kind: str) -> dict[str, Any]:
-    return {"unit": kind}
-
-
-# A duration in seconds; Positive may not be zero.
-Duration = Annotated[float, Meta(ge=0, extra=_unit("duration"))]
-PositiveDuration = Annotated[float, Meta(gt=0, extra=_unit("duration"))]
-# A size in octets.
-Size = Annotated[int, Meta(ge=0, extra=_unit("size"))]
-PositiveSize = Annotated[int, Meta(gt=0, extra=_unit("size"))]
-# A share, 0 to 1.
-Share = Annotated[float, Meta(ge=0, le=1, extra=_unit("share"))]
-Count = Annotated[int, Meta(ge=1, le=10**9)]
-Port = Annotated[int, Meta(ge=1, le=65535)]
-# Texts with a form of their own; load.py checks and normalizes them.
-Hostname = Annotated[str, Meta(extra=_unit("hostname"))]  # lower case, A-labels
-Bind = Annotated[str, Meta(extra=_unit("bind"))]  # "address:port", as units.format_endpoint spells it
-Endpoint = Annotated[str, Meta(extra=_unit("endpoint"))]  # "host:port" or "host"
-Address = Annotated[str, Meta(extra=_unit("address"))]  # an IP address, compressed
-Nameserver = Annotated[str, Meta(extra=_unit("nameserver"))]  # "address:port"
-Network = Annotated[str, Meta(extra=_unit("network"))]  # CIDR, compressed
-DomainPattern = Annotated[str, Meta(extra=_unit("domain_pattern"))]  # "example.com", "*.example.com" or "*"
-HeaderName = Annotated[str, Meta(extra=_unit("header_name"))]
-Name = Annotated[str, Meta(extra=_unit("name"))]  # of a source or pool: letters, digits, . _ -
-
-
-class Listener(_Struct, frozen=True):
+class Listener(Struct, frozen=True):
     """One address to listen at."""
 
     bind: Bind
+    mail: Assignment = Assignment()  # SMTP only; its tenant is pinned: headers choose only within it
 
     @property
     def address(self) -> tuple[str, int]:
@@ -73,12 +55,12 @@ class Listener(_Struct, frozen=True):
         return parse_bind(self.bind)
 
 
-class Listeners(_Struct, frozen=True):
+class Listeners(Struct, frozen=True):
     smtp: list[Listener] = msgspec.field(default_factory=lambda: [Listener(bind="127.0.0.1:2525")])
     metrics: Listener | None = None
 
 
-class Smtp(_Struct, frozen=True):
+class Smtp(Struct, frozen=True):
     """Submission over SMTP: how far a client is trusted."""
 
     idle_timeout_seconds: PositiveDuration = 300.0
@@ -90,24 +72,33 @@ class Smtp(_Struct, frozen=True):
     backlog: Count = 1024
 
 
-class Headers(_Struct, frozen=True):
+class Headers(Struct, frozen=True):
     """Header fields by which a client names a message's campaign and so on; the first one present counts."""
 
     campaign: list[HeaderName] = msgspec.field(default_factory=lambda: ["X-Fastrelay-Campaign", "X-Job"])
     tenant: list[HeaderName] = msgspec.field(default_factory=lambda: ["X-Fastrelay-Tenant"])
     pool: list[HeaderName] = msgspec.field(default_factory=lambda: ["X-Fastrelay-Pool", "X-Virtual-MTA"])
     priority: list[HeaderName] = msgspec.field(default_factory=lambda: ["X-Fastrelay-Priority"])
+    expire: list[HeaderName] = msgspec.field(default_factory=lambda: ["X-Fastrelay-Expire"])  # a duration: 10m
+    not_before: list[HeaderName] = msgspec.field(default_factory=lambda: ["X-Fastrelay-Not-Before"])  # RFC 3339 or 5322
 
 
-class Source(_Struct, frozen=True):
+class Source(Struct, frozen=True):
     """A sending address: local IP address and the name in EHLO (None: the relay's hostname)."""
 
     name: Name
     address: Address
     ehlo: Hostname | None = None
+    public_address: Address | None = None  # seen outside, where NAT translates one to one
+    warmup: Name | None = None  # a plan below `warmup`; None: warm
+
+    @property
+    def seen_address(self) -> str:
+        """The address that the outside sees."""
+        return self.public_address or self.address
 
 
-class Dns(_Struct, frozen=True):
+class Dns(Struct, frozen=True):
     """nameservers empty: the system's (/etc/resolv.conf). cache_size in answers, per worker."""
 
     nameservers: list[Nameserver] = []
@@ -119,7 +110,7 @@ class Dns(_Struct, frozen=True):
     negative_ttl_seconds: Duration = 300.0
 
 
-class Timeouts(_Struct, frozen=True):
+class Timeouts(Struct, frozen=True):
     """How long an MX host may take for each step; the defaults are those of RFC 5321 section 4.5.3.2.
 
     Each is for a whole request, not for a read. The body may take body + size ÷ body_rate per second, and must
@@ -139,14 +130,14 @@ class Timeouts(_Struct, frozen=True):
     quit_seconds: PositiveDuration = 10.0
 
 
-class ConnectBackoff(_Struct, frozen=True):
+class ConnectBackoff(Struct, frozen=True):
     """How long a site is left alone after its hosts could not be reached: first, then doubled up to max."""
 
     first_seconds: PositiveDuration = 30.0
     max_seconds: PositiveDuration = 1800.0
 
 
-class Delivery(_Struct, frozen=True):
+class Delivery(Struct, frozen=True):
     port: Port = 25
     allow_private_hosts: bool = False
     connections: Count = 10_000
@@ -162,7 +153,7 @@ class Delivery(_Struct, frozen=True):
     hot_cache_bytes: Size = 64 * 2**20
 
 
-class Route(_Struct, frozen=True):
+class Route(Struct, frozen=True):
     """Where mail for some domains goes instead of their MX hosts: hosts (tried in order) or an action."""
 
     domains: list[DomainPattern]
@@ -170,7 +161,7 @@ class Route(_Struct, frozen=True):
     action: Literal["discard", "reject"] | None = None
 
 
-class Retry(_Struct, frozen=True):
+class Retry(Struct, frozen=True):
     """Delay of the n-th retry: min(first · factor^(n-1), max), up to ± jitter of it. Given up after expire."""
 
     first_seconds: PositiveDuration = 600.0
@@ -180,7 +171,7 @@ class Retry(_Struct, frozen=True):
     jitter_share: Share = 0.1
 
 
-class Limits(_Struct, frozen=True):
+class Limits(Struct, frozen=True):
     """Bounds on what is taken in; queued_recipients and smtp_connections over all workers together."""
 
     message_size_bytes: PositiveSize = 100 * 2**20
@@ -189,7 +180,7 @@ class Limits(_Struct, frozen=True):
     queued_recipients: Count = 10_000_000
 
 
-class Spool(_Struct, frozen=True):
+class Spool(Struct, frozen=True):
     """The store of one worker. With less than reserve of free disk, mail is refused (452)."""
 
     segment_size_bytes: PositiveSize = 64 * 2**20
@@ -200,7 +191,7 @@ class Spool(_Struct, frozen=True):
     compact_below_share: Share = 0.3
 
 
-class Events(_Struct, frozen=True):
+class Events(Struct, frozen=True):
     """The event log: a new file after rotate_size or rotate_age, old ones deleted after keep."""
 
     keep_seconds: PositiveDuration = 14 * 86400.0
@@ -208,7 +199,7 @@ class Events(_Struct, frozen=True):
     rotate_age_seconds: PositiveDuration = 86400.0
 
 
-class Config(_Struct, frozen=True):
+class Config(Struct, frozen=True):
     """A whole configuration. `state_dir` is absolute once loaded (a relative one starts at the file's folder)."""
 
     hostname: Hostname
@@ -221,6 +212,14 @@ class Config(_Struct, frozen=True):
     headers: Headers = msgspec.field(default_factory=Headers)
     sources: list[Source] = []
     pools: dict[Name, list[Name]] = {}
+    providers: dict[Name, Provider] = {}
+    provider_limits: bool = True  # the built-in table's limits hold where nothing else is said
+    shaping: list[ShapingRule] = []
+    warmup: dict[Name, WarmupPlan] = {}
+    backoff: Backoff = Backoff()
+    fairness: Fairness = Fairness()
+    tenants: dict[Name, Tenant] = {}
+    senders: dict[DomainPattern, Assignment] = {}  # by domain of the reverse-path
     dns: Dns = msgspec.field(default_factory=Dns)
     delivery: Delivery = Delivery()
     routes: list[Route] = []

@@ -20,6 +20,7 @@ from fastrelay._core.client cimport (
     EVENT_NEED_BODY,
     EVENT_NONE,
     EVENT_READY,
+    STATE_CLOSED,
     STATE_READY,
 )
 from fastrelay._core.transaction cimport Transaction
@@ -119,7 +120,7 @@ cdef class Session:
         finally:
             self.pumping = False
         self._flush()
-        if self.closing and not self.closed and self.transport is not None:
+        if self.closing and self.client.state == STATE_CLOSED and not self.closed and self.transport is not None:
             self._close(now)
         return 0
 
@@ -228,10 +229,17 @@ cdef class Session:
             self.site.idle.remove(self)
 
     def leave(self, double now):
-        """Says QUIT and goes; for a session that has nothing in hand."""
+        """Says QUIT and goes once that is answered (or `quit` timed out); for a session that has nothing in hand.
+
+        Until then it counts as open: hosts count a connection until they have read the QUIT, and one opened in its
+        place at once would be one too many for them (RFC 5321 section 4.1.1.10 also asks to wait).
+        """
+        if self.closing:
+            return
+        self.leave_idle()
+        self.closing = True
         self.client.quit(now)
-        self._flush()
-        self._close(now)
+        self.pump(now)
 
     def tick(self, double now):
         """Deadlines; the worker calls this about once a second for each session."""
