@@ -98,8 +98,6 @@ class WarmupPlan(Schedule, frozen=True):
     step_back: Thresholds = Thresholds(
         deferrals_share=0.25, blocks_share=0.05, bounces_share=0.08, complaints_share=0.003
     )
-        deferrals_share=0.25, blocks_share=0.05, bounces_share=0.08, complaints_share=0.003
-    )
     stop: Thresholds = Thresholds(blocks_share=0.30, bounces_share=0.20, complaints_share=0.01)
 
 
