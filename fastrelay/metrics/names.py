@@ -20,7 +20,8 @@ Merge = Literal["sum", "max"]
 
 PREFIX = "fastrelay_"
 
-# Closed sets of label values. Providers and sources come from the configuration.
+# Closed sets of label values. Providers, sources, warm-up keys and rules come from the configuration and the files it
+# names: source × provider is the only cross product that grows with it.
 OUTCOMES = ("delivered", "deferred", "failed", "expired", "suppressed", "removed")
 REASONS = (
     "ready",
@@ -105,6 +106,17 @@ OUTCOMES_TOTAL = _counter(
     "outcomes", "Recipients by what became of an attempt, or of them.", "outcome", "provider", "source"
 )
 QUEUE_RECIPIENTS = _gauge("queue_recipients", "Recipients in the queue, by what they wait for.", "reason")
+WAITING_RECIPIENTS = _gauge(
+    "waiting_recipients",
+    "Recipients at their site that could be sent, by provider and by what the site waits for.",
+    "provider",
+    "reason",
+)
+QUEUE_LIMIT = _gauge(
+    "queue_limit_recipients",
+    "Recipients that may be queued before mail is refused (limits.queued_recipients).",
+    of_supervisor=True,
+)
 QUEUE_OLDEST_SECONDS = _gauge("queue_oldest_seconds", "Age of the oldest message in the queue.", merge="max")
 QUARANTINED = _gauge("quarantined_messages", "Messages set aside for an operator to look at.")
 POSSIBLE_DUPLICATES = _counter(
@@ -120,7 +132,53 @@ CONNECT_SECONDS = _histogram("connect_seconds", "Time to connect to an MX host."
 TRANSACTION_SECONDS = _histogram(
     "transaction_seconds", "Time from MAIL to the final reply.", SECONDS_TRANSACTION, "provider"
 )
+SITES = _gauge("sites", "Sites with a queue, summed over the workers.")
 HOT_CACHE_BYTES = _gauge("hot_cache_bytes", "Octets of contents held in memory for their first attempt.")
+
+# Limits, warm-up and back-off. `key` is the provider of a schedule of its own, or * for all others together.
+LIMIT_DENIED = _counter("limit_denied", "Times that a site had mail, and a limit gave no permit.", "reason", "provider")
+WARMUP_CAP = _gauge(
+    "warmup_cap",
+    "Recipients that a cold source may send in the present day or hour.",
+    "source",
+    "key",
+    of_supervisor=True,
+)
+WARMUP_USED = _gauge(
+    "warmup_used", "Recipients of the cap that are sent, or reserved by a worker.", "source", "key", of_supervisor=True
+)
+WARMUP_STAGE = _gauge("warmup_stage", "The stage of a warm-up, from 1.", "source", "key", of_supervisor=True)
+WARMUP_STAGES = _gauge("warmup_stages", "Stages of a warm-up in all.", "source", "key", of_supervisor=True)
+WARMUP_DAYS_LEFT = _gauge(
+    "warmup_days_left",
+    "Sending days until a warm-up is done, if every one of them advances.",
+    "source",
+    "key",
+    of_supervisor=True,
+)
+WARMUP_HELD = _gauge(
+    "warmup_held",
+    "1 when a warm-up does not go on: held or stopped, by itself or by an operator.",
+    "source",
+    "key",
+    of_supervisor=True,
+)
+BACKOFF_ACTIVE = _gauge(
+    "backoff_active",
+    "Back-offs that hold now: a rule keeps a source from sites of a provider, or cuts it there.",
+    "source",
+    "provider",
+    of_supervisor=True,
+)
+ADAPTIVE_RATE = _gauge(
+    "adaptive_rate",
+    "Recipients a second that a source may send to a provider, as learnt from its deferrals.",
+    "source",
+    "provider",
+    of_supervisor=True,
+)
+RULE_FIRED = _counter("rule_fired", "Replies that a back-off rule acted on.", "rule", "provider")
+BLOCKS = _counter("blocks", "Replies that refuse the sending address, not the recipient.", "provider", "source")
 
 # Spool
 COMMIT_SECONDS = _histogram("commit_seconds", "Time of a group commit: contents and records synced.", SECONDS_SHORT)
@@ -131,6 +189,12 @@ COMMIT_FAILURES = _counter("commit_failures", "Group commits that failed.")
 SPOOL_BYTES = _gauge("spool_bytes", "Octets of the spool on disk.")
 SPOOL_LIVE_BYTES = _gauge("spool_live_bytes", "Octets of the spool that a queued message needs.")
 SPOOL_SEGMENTS = _gauge("spool_segments", "Segment files.")
+SPOOL_UNHEALTHY = _gauge("spool_unhealthy", "Spools that are out of order: no mail in, or no outcomes recorded.")
+SPOOL_REFUSING = _gauge("spool_refusing", "Workers that refuse mail for now, because of the disk or their spool.")
+SPOOL_RESERVE_BYTES = _gauge(
+    "spool_reserve_bytes", "With less free disk than this, mail is refused (spool.reserve).", of_supervisor=True
+)
+DISK_SIZE_BYTES = _gauge("disk_size_bytes", "Size of the disk that holds the state directory.", merge="max")
 DISK_FREE_BYTES = _gauge("disk_free_bytes", "Free octets of the disk that holds the state directory.", merge="max")
 
 # Routing
@@ -139,13 +203,20 @@ DNS_SECONDS = _histogram("dns_seconds", "Time of a DNS query.", SECONDS_NETWORK)
 
 # Events
 EVENTS = _counter("events", "Lines written to the event logs.")
-EVENT_LOG_LAG = _gauge("event_log_lag_events", "Events that are committed, but not yet synced in the event log.")
+EVENT_LOG_FAILURES = _counter("event_log_failures", "Failed writes to the event logs; the lines are written again.")
 
 # Ourselves
 ERRORS = _counter("errors", "Errors inside the relay that an operator should look at, by part.", "where")
 WORKER_UP = _gauge("worker_up", "1 when the worker is ready.", "worker", of_supervisor=True)
 WORKER_RESTARTS = _counter("worker_restarts", "Times the worker was started again.", "worker", of_supervisor=True)
 WORKER_RSS_BYTES = _gauge("worker_rss_bytes", "Resident memory of the worker.", "worker", of_supervisor=True)
+WORKER_CPU_SECONDS = _counter(
+    "worker_cpu_seconds", "Processor time of the worker, user and system.", "worker", of_supervisor=True
+)
+LOOP_LAG_SECONDS = _gauge(
+    "loop_lag_seconds", "Time that the slowest worker's event loop was late by, in the last second.", merge="max"
+)
+INDEX_BYTES = _gauge("index_bytes", "Memory of the index of queued mail.")
 SERIES_OVERFLOWS = _counter(
     "metric_series_overflows", "Series counted as `other`, because a metrics file was full.", of_supervisor=True
 )
