@@ -6,13 +6,16 @@ whose text is "problem; mend".
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import re
+import zoneinfo
 from collections.abc import Callable
 
 import idna
 
 from fastrelay.config.units import format_endpoint, parse_bind, parse_endpoint
+from fastrelay.limits.rate import parse_rate
 
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -143,6 +146,53 @@ def _name(text: str) -> str:
     return text
 
 
+def _name_or_any(text: str) -> str:
+    return text if text == "*" else _name(text)
+
+
+def _label(text: str) -> str:
+    """A campaign or tenant as a header field may name it: spaces folded, at most 255 octets."""
+    folded = " ".join(text.split())
+    if not folded or len(folded.encode("utf-8", "surrogateescape")) > 255 or not folded.isprintable():
+        raise ValueError(f"{text!r} cannot name a campaign or tenant; write 1 to 255 printable octets")
+    return folded
+
+
+def _rate(text: str) -> str:
+    return parse_rate(text).text
+
+
+def _mx_suffix(text: str) -> str:
+    """The end of an MX host's name in whole labels; at least two, as one would take in a whole top-level domain."""
+    if text.startswith(("*.", ".")):
+        bare = text.lstrip("*.")
+        raise ValueError(f"{text!r} starts with a dot or star; write {bare}, it covers all below it")
+    suffix = _hostname(text)
+    if "." not in suffix:
+        raise ValueError(f"{text!r} is a whole top-level domain; write the end of the hosts' names, such as mx.example")
+    return suffix
+
+
+def _time_zone(text: str) -> str:
+    """A zone that this host knows. UTC needs no time zone database."""
+    if text.upper() == "UTC":
+        return "UTC"
+    try:
+        zoneinfo.ZoneInfo(text)
+    except (ValueError, OSError):  # ZoneInfoNotFoundError is a KeyError
+        pass
+    except KeyError:
+        pass
+    else:
+        return text
+    known = zoneinfo.available_timezones()
+    if not known:
+        raise ValueError(f"{text!r} cannot be looked up, this host has no time zones; install tzdata, or write UTC")
+    close = difflib.get_close_matches(text, known, 1)
+    mend = f"did you mean {close[0]}?" if close else "write an IANA name, such as Europe/Berlin or UTC"
+    raise ValueError(f"{text!r} is not a time zone; {mend}")
+
+
 TEXTS: dict[str, Callable[[str], str]] = {
     "hostname": _hostname,
     "bind": _bind,
@@ -153,6 +203,11 @@ TEXTS: dict[str, Callable[[str], str]] = {
     "domain_pattern": _domain_pattern,
     "header_name": _header_name,
     "name": _name,
+    "name_or_any": _name_or_any,
+    "label": _label,
+    "rate": _rate,
+    "mx_suffix": _mx_suffix,
+    "time_zone": _time_zone,
 }
 
 # Keys that people write for ours; difflib finds misspellings, not synonyms.
@@ -178,6 +233,28 @@ SYNONYMS = {
     "data_dir": "state_dir",
     "spool_dir": "state_dir",
     "queue_directory": "state_dir",
+    "external_address": "public_address",
+    "nat_address": "public_address",
+    "timezone": "time_zone",
+    "tz": "time_zone",
+    "mx": "suffixes",
+    "max_connections": "connections",
+    "max_smtp_out": "connections",
+    "connection_limit": "connections",
+    "max_msg_per_connection": "messages_per_connection",
+    "max_msg_rate": "rate",
+    "max_message_rate": "rate",
+    "message_rate": "rate",
+    "max_connection_rate": "connection_rate",
+    "max_rcpt_per_message": "recipients_per_transaction",
+    "schedule": "stages",
+    "days": "stages",
+    "vmta": "source",
+    "ip_pool": "pool",
+    "customer": "tenant",
+    "job": "campaign",
+    "traffic_shaping": "shaping",
+    "warm_up": "warmup",
 }
 # Mends for keys that must be given.
 MISSING = {
@@ -186,4 +263,5 @@ MISSING = {
     "domains": 'add domains: with a list, such as ["example.com", "*.example.com"] or ["*"]',
     "name": "add name: with a short name of your choice; pools and commands use it",
     "address": "add address: with an IP address of this host",
+    "start": "add start: with the cap of the first stage, such as 1000",
 }

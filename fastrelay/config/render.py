@@ -5,8 +5,9 @@ The output loads again to the same configuration (a test holds it to that).
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 import msgspec
 import yaml
@@ -30,16 +31,22 @@ def render(config: Config) -> str:
 def _plain(value: Any, kind: Any) -> Any:
     """A value as YAML would have it; `kind` is the field's type, which knows the unit."""
     if is_struct(value):
-        plain = {
-            field.encode_name: _plain(getattr(value, field.name), field.type)
-            for field in msgspec.structs.fields(type(value))
+        parts = [
+            (field, _plain(getattr(value, field.name), field.type)) for field in msgspec.structs.fields(type(value))
+        ]
+        # None stands for a key that was left out, and a route must not even mention its other half; but where something
+        # else is the default, None was meant.
+        return {
+            field.encode_name: part
+            for field, part in parts
+            if part is not None or field.default not in (None, msgspec.NODEFAULT)
         }
-        # None stands for a key that was left out; a route must not even mention its other half.
-        return {key: part for key, part in plain.items() if part is not None}
     if isinstance(value, list):
         return [_plain(part, None) for part in value]
     if isinstance(value, dict):
         return {key: _plain(part, None) for key, part in value.items()}
+    if get_origin(kind) in (Union, types.UnionType) and value is not None:
+        return _plain(value, next(part for part in get_args(kind) if part is not type(None)))
     if get_origin(kind) is Annotated:
         unit = (get_args(kind)[1].extra or {}).get("unit")
         if unit in _FORMATS:

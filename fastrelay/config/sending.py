@@ -22,6 +22,7 @@ from fastrelay.config.base import (
 
 Rate = Annotated[str, Meta(extra=unit("rate"))]  # "3000/h burst 50"
 Connections = Annotated[int, Meta(ge=1, le=100_000, extra=unit("connections"))]  # 20, or "20 connections"
+Label = Annotated[str, Meta(extra=unit("label"))]  # a campaign or tenant as header fields name it; in shaping also "*"
 MxSuffix = Annotated[str, Meta(extra=unit("mx_suffix"))]  # lower case, whole labels
 NameOrAny = Annotated[str, Meta(extra=unit("name_or_any"))]  # a name, or "*": each on its own
 TimeZone = Annotated[str, Meta(extra=unit("time_zone"))]  # an IANA name, such as Europe/Berlin
@@ -52,8 +53,8 @@ class ShapingRule(LimitSet, frozen=True):
     source: NameOrAny | None = None
     provider: NameOrAny | None = None
     pool: NameOrAny | None = None
-    campaign: NameOrAny | None = None
-    tenant: NameOrAny | None = None
+    campaign: Label | None = None
+    tenant: Label | None = None
 
 
 class Growth(Struct, frozen=True):
@@ -83,6 +84,32 @@ class Thresholds(Struct, frozen=True):
     complaints_share: Share | None = None
 
 
+class HoldThresholds(Thresholds, frozen=True):
+    """Beyond one of these the stage and its cap stay. A key left out has its default, one without a value: never."""
+
+    deferrals_share: Share | None = 0.10
+    blocks_share: Share | None = 0.01
+    bounces_share: Share | None = 0.03
+    complaints_share: Share | None = 0.001
+
+
+class StepBackThresholds(Thresholds, frozen=True):
+    """Beyond one of these the plan goes back by a stage."""
+
+    deferrals_share: Share | None = 0.25
+    blocks_share: Share | None = 0.05
+    bounces_share: Share | None = 0.08
+    complaints_share: Share | None = 0.003
+
+
+class StopThresholds(Thresholds, frozen=True):
+    """Beyond one of these the source sends nothing until `fastrelay warmup resume`."""
+
+    blocks_share: Share | None = 0.30
+    bounces_share: Share | None = 0.20
+    complaints_share: Share | None = 0.01
+
+
 class WarmupPlan(Schedule, frozen=True):
     """How a cold source gets warm. `providers`: other schedules for some of them, each counted on its own."""
 
@@ -94,11 +121,9 @@ class WarmupPlan(Schedule, frozen=True):
     advance_at_share: Share = 0.9  # of the stage delivered, before the next one
     idle_days: Annotated[int, Meta(ge=1, le=365)] = 10  # a longer pause steps back
     minimum_messages: Count = 100  # attempts of a stage before shares count
-    hold: Thresholds = Thresholds(deferrals_share=0.10, blocks_share=0.01, bounces_share=0.03, complaints_share=0.001)
-    step_back: Thresholds = Thresholds(
-        deferrals_share=0.25, blocks_share=0.05, bounces_share=0.08, complaints_share=0.003
-    )
-    stop: Thresholds = Thresholds(blocks_share=0.30, bounces_share=0.20, complaints_share=0.01)
+    hold: HoldThresholds = HoldThresholds()
+    step_back: StepBackThresholds = StepBackThresholds()
+    stop: StopThresholds = StopThresholds()
 
 
 class Class(Struct, frozen=True):
@@ -114,8 +139,8 @@ class Fairness(Struct, frozen=True):
     transactional: Class = Class()
     normal: Class = Class(weight=4)
     bulk: Class = Class()
-    campaigns: dict[str, Weight] = {}
-    tenants: dict[str, Weight] = {}
+    campaigns: dict[Label, Weight] = {}
+    tenants: dict[Label, Weight] = {}
 
 
 class Tenant(Struct, frozen=True):
@@ -128,8 +153,8 @@ class Assignment(Struct, frozen=True):
     """What mail gets by where it came from or who sends it, unless a header says otherwise."""
 
     pool: Name | None = None
-    campaign: str | None = None
-    tenant: str | None = None
+    campaign: Label | None = None
+    tenant: Label | None = None
     priority: Literal["transactional", "normal", "bulk"] | None = None
 
 

@@ -24,7 +24,7 @@ from msgspec import Meta
 from msgspec.inspect import is_struct_type
 
 from fastrelay.config.forms import MISSING, SYNONYMS, TEXTS
-from fastrelay.config.units import parse_duration, parse_share, parse_size
+from fastrelay.config.units import parse_connections, parse_duration, parse_share, parse_size
 from fastrelay.errors import ConfigProblem
 
 BAD: Any = object()
@@ -37,6 +37,7 @@ QUANTITIES: dict[str, tuple[Callable[[str], float], str]] = {
     "duration": (parse_duration, "a duration such as 30s or 4h"),
     "size": (parse_size, "a size such as 64KiB or 100MiB"),
     "share": (parse_share, "a percentage such as 10%"),
+    "connections": (parse_connections, "a number of connections such as 20"),
 }
 
 

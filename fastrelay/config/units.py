@@ -28,6 +28,7 @@ _SIZE_BY_FOLDED = {unit.lower(): factor for unit, factor in SIZE_UNITS.items()}
 _DURATION_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]+)")
 _DURATION = re.compile(r"[0-9]+(?:\.[0-9]+)?\s*[a-z]+(?:\s*[0-9]+(?:\.[0-9]+)?\s*[a-z]+)*")
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
+_CONNECTIONS = re.compile(r"([0-9]{1,9})(?:\s+connections?)?")
 _SHARE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*%")
 
 
@@ -71,6 +72,14 @@ def parse_share(text: str) -> float:
     if share > 1:
         raise ValueError(f"{text} is more than 100%; write a percentage between 0% and 100%")
     return share
+
+
+def parse_connections(text: str) -> int:
+    """The number of `20` or `20 connections`."""
+    match = _CONNECTIONS.fullmatch(text.strip())
+    if not match:
+        raise ValueError(f"{text!r} is not a number of connections; write a whole number, such as 20")
+    return int(match.group(1))
 
 
 def parse_endpoint(text: str) -> tuple[str, int]:

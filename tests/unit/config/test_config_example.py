@@ -8,7 +8,7 @@ import msgspec
 import yaml
 from msgspec.inspect import is_struct_type
 
-from fastrelay.config import schema
+from fastrelay.config import base, schema
 from fastrelay.config.load import load_document
 
 EXAMPLE = Path(__file__).parents[3] / "deploy" / "fastrelay.example.yaml"
@@ -86,7 +86,7 @@ def test_every_attribute_with_a_unit_says_so():
             if get_origin(field.type) is Annotated:
                 unit = (get_args(field.type)[1].extra or {}).get("unit")
                 assert field.name.endswith(units.get(unit, "")), field.name
-                assert field.encode_name == schema.yaml_key(field.name)
+                assert field.encode_name == base.yaml_key(field.name)
             for below in structs_within(field.type):
                 walk(below)
 
