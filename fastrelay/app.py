@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -95,6 +96,8 @@ class App:
         self._sync_failures = 0
         self._background: set[asyncio.Task[Any]] = set()
         self.event_log: EventLog | None = None
+        # Tells the supervisor something unasked: {"event": name, …}. Alone (in tests) there is nobody to tell.
+        self.report: Callable[[dict[str, Any]], None] = lambda message: None
 
     def _configure(self) -> None:
         """What follows from the configuration and may change with it."""

@@ -39,7 +39,7 @@ from fastrelay.admin.log import start_logging
 from fastrelay.admin.notify import Notifier
 from fastrelay.admin.suspensions import DATABASES, Suspensions
 from fastrelay.admin.workers import RESTART_FIRST_SECONDS, StartFailed, WorkerSlot
-from fastrelay.clock import Clock, RealClock
+from fastrelay.clock import Clock, RealClock, iso_utc
 from fastrelay.config.checks import check_host, require_host
 from fastrelay.config.load import load_document
 from fastrelay.config.schema import Config, to_builtins
@@ -47,6 +47,7 @@ from fastrelay.errors import ConfigError, ConfigProblem, FastrelayError, HostErr
 from fastrelay.metrics import names
 from fastrelay.metrics.collector import Facts, SlabCollector, registry
 from fastrelay.metrics.server import MetricsServer
+from fastrelay.spool.eventlog import EventLog
 
 log = logging.getLogger("fastrelay")
 
@@ -88,6 +89,8 @@ class Supervisor:
         self._state_dir = config.state_dir
         self._slot_count = config.worker_count
         self._notifier = Notifier()
+        self.relay_log: EventLog | None = None
+        self._events = 0
         self._slabs: dict[int, Slab] = {}
         self._orphans = orphans(self._state_dir, self._slot_count)
         self._reload_ok = True
@@ -147,10 +150,31 @@ class Supervisor:
             problem = ConfigProblem(self.config_path, 0, "state_dir", str(error), "make room, or mend it")
             raise HostError([problem]) from error
         cleanup.callback(store.close)
+        self._open_relay_log(cleanup)
         self.suspensions = Suspensions(store, self.clock)
         for slot in old_slab_slots(self._state_dir, self._slot_count):
             with contextlib.suppress(SlabError):
                 self._slabs[slot] = Slab(self._path(f"slab.{slot}"), writable=False)
+
+    def _open_relay_log(self, cleanup: contextlib.ExitStack) -> None:
+        """The log of what the relay itself decides. Raises HostError."""
+        events = self.config.events
+        path = os.path.join(self._state_dir, "events", "relay.jsonl")
+        relay_log = EventLog(
+            path,
+            set_log_fd=lambda descriptor: None,
+            clock=self.clock,
+            rotate_bytes=events.rotate_size_bytes,
+            rotate_seconds=events.rotate_age_seconds,
+            keep_seconds=events.keep_seconds,
+        )
+        try:
+            relay_log.open()
+        except OSError as error:
+            problem = ConfigProblem(self.config_path, 0, "state_dir", f"{path}: {error.strerror}", "mend it")
+            raise HostError([problem]) from error
+        self.relay_log = relay_log
+        cleanup.callback(relay_log.close)
 
     async def _start_metrics(self) -> None:
         listener = self.config.listeners.metrics
@@ -168,7 +192,9 @@ class Supervisor:
             slot = WorkerSlot(number, self, self._worker_command, self._lock.fd, self._restart_seconds)
             self.slots.append(slot)
             self._keepers.append(asyncio.create_task(slot.keep()))
+            self._spawn(slot.watch())
         self._spawn(self._show_signs_of_life())
+        self._spawn(self._keep_relay_log())
 
     async def _wait_until_ready(self) -> None:
         """Until every worker was ready once, or a stop is asked for. Raises StartFailed."""
@@ -234,6 +260,30 @@ class Supervisor:
         self.table.clear_slot(slot.number)
         self._slabs[slot.number].reset_gauges()
 
+    def on_report(self, slot: WorkerSlot, message: dict[str, Any]) -> None:
+        """What a worker tells unasked."""
+        log.warning("worker %d sent an unknown event: %s", slot.number, message["event"])
+
+    def event(self, name: str, fields: dict[str, Any]) -> None:
+        """An event that belongs to no message, for state/events/relay.jsonl: what the relay itself decided. `id` tells
+        it from any other. A disk that refuses it is said in the log, and nothing waits for it."""
+        if self.relay_log is None or self.relay_log.fd < 0:
+            return
+        self._events += 1
+        wall = self.clock.wall()
+        identity = f"relay-{int(wall * 1000):x}-{self._events:x}"
+        line = msgspec.json.encode({"event": name, "time": iso_utc(wall), "id": identity, **fields}) + b"\n"
+        try:
+            os.write(self.relay_log.fd, line)
+        except OSError as error:
+            log.error("%s: an event could not be written (%s): %.500s", self.relay_log.path, error.strerror, line)
+
+    async def _keep_relay_log(self) -> None:
+        """Rotates the relay's own event log."""
+        while self.relay_log is not None:
+            await asyncio.sleep(1.0)
+            self.relay_log.tick()
+
     async def _catch_up(self, slot: WorkerSlot) -> None:
         """A worker that was on its way during a change was told the state before it."""
         config, suspensions = self._started_with[slot.number]
@@ -272,7 +322,9 @@ class Supervisor:
             slot.kill()
 
     async def reopen_logs(self) -> None:
-        """Event logs were moved away: workers open them anew."""
+        """Event logs were moved away: they are opened anew."""
+        if self.relay_log is not None:
+            self.relay_log.reopen()
         for slot, error in await self._tell_all("reopen_logs", {}):
             log.warning("worker %d: reopening the event log: %s", slot.number, error)
 

@@ -78,6 +78,7 @@ class Worker:
             table=Table(start["table"]),
             slab=Slab(start["slab"]),
         )
+        self.app.report = self._say
         self._commands = Commands(self.app)
         return await self.app.start(start.get("orphans", []), start.get("suspensions", []))
 

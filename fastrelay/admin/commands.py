@@ -43,6 +43,11 @@ class Commands:
         result = method(**arguments)
         return await result if asyncio.iscoroutine(result) else result
 
+    @staticmethod
+    def on_ping() -> dict[str, Any]:
+        """The loop turns."""
+        return {}
+
     # -- selecting ----------------------------------------------------------------------------------------------------
 
     async def _matching(self, selectors: dict[str, Any], place: int = -1) -> list[Key]:

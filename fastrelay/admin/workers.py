@@ -36,6 +36,8 @@ RESTART_FIRST_SECONDS = 0.2
 RESTART_MAX_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0  # a worker that was ready for so long starts again without delay
 FIRST_START_TRIES = 5
+WATCH_SECONDS = 10.0
+HUNG_SECONDS = 120.0  # far beyond any pause of a sound worker; waiting for a disk is done in threads
 SILENT_SECONDS = 10.0  # a worker that closed its end of the channel has so long to die by itself
 
 
@@ -206,6 +208,7 @@ class Owner(Protocol):
     def start_message(self, slot: int) -> dict[str, Any]: ...
     def on_ready(self, slot: WorkerSlot) -> None: ...
     def on_exit(self, slot: WorkerSlot) -> None: ...
+    def on_report(self, slot: WorkerSlot, message: dict[str, Any]) -> None: ...
 
 
 class WorkerSlot:
@@ -304,8 +307,8 @@ class WorkerSlot:
                 log.error("worker %d: %s", self.number, self._said)
             case "drained":
                 self.drained.set()
-            case other:
-                log.warning("worker %d sent an unknown event: %s", self.number, other)
+            case _:
+                self._owner.on_report(self, message)
 
     def _on_silence(self) -> None:
         self.ready.clear()
@@ -330,6 +333,26 @@ class WorkerSlot:
         if self.process is None or not self.ready.is_set():
             raise WorkerGone(self.number, f"is not running ({self.error or self.state})")
         return await self.process.request(command, arguments, seconds)
+
+    async def watch(self) -> None:
+        """Ends a worker that hangs; it is then started again by `keep`."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            process = self.process
+            if process is None or self.state != "ready":
+                continue
+            try:
+                await process.request("ping", {}, HUNG_SECONDS)
+            except WorkerGone:
+                if self.process is process and self.state == "ready" and not process.exited.done():
+                    log.error(
+                        "worker %d (pid %d) has not answered for %.0f s; it is killed and started again. Please report "
+                        "this, with what the host was doing at the time",
+                        self.number, process.pid, HUNG_SECONDS,
+                    )  # fmt: skip
+                    process.kill()
+            except FastrelayError as error:
+                log.warning("worker %d: %s", self.number, error)
 
     async def drain(self, seconds: float, leave_seconds: float = 5.0) -> None:
         """Let the worker finish open transactions and end; past `seconds` (and when it does not leave) it is killed."""

@@ -6,6 +6,7 @@ Its behaviour comes from files in the folder $FAKE_WORKER_DIR, so that a test ca
     crash       exists: exit 3 before it is ready
     stubborn    exists: never answer "drain", ignore SIGTERM
     die         names a command that ends the worker (exit 7) without an answer; the file is removed first
+    hang        exists: removed, then the worker stands still at the next request
     started.N   appended with one line of JSON for each life of slot N: pid and the start message
     seen.N      appended with each request of slot N
 """
@@ -60,6 +61,9 @@ class FakeWorker:
             command = request["command"]
             if self.has_to_die(command):
                 return 7
+            if (FOLDER / "hang").exists():
+                (FOLDER / "hang").unlink()
+                signal.pause()
             if command == "drain":
                 if (FOLDER / "stubborn").exists():
                     continue

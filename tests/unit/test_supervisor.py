@@ -20,6 +20,7 @@ from support.net import free_endpoint
 
 from fastrelay import supervisor as supervisor_module
 from fastrelay._core.slab import Slab
+from fastrelay.admin import workers as workers_module
 from fastrelay.config.load import load
 from fastrelay.errors import HostError, StateHeld
 from fastrelay.metrics import names
@@ -372,6 +373,21 @@ def test_without_a_worker_the_others_answer_and_say_what_is_missing(relay: Relay
     run(story)
 
 
+def test_events_of_the_relay_itself_have_a_log(relay: Relay) -> None:
+    async def story() -> None:
+        async with relay.running() as supervisor:
+            supervisor.event("first", {"why": "x"})
+            log = relay.state / "events" / "relay.jsonl"
+            log.rename(log.with_name("moved"))
+            await supervisor.reopen_logs()
+            supervisor.event("second", {})
+            first, second = (json.loads(path.read_text()) for path in (log.with_name("moved"), log))
+            assert (first["event"], first["why"], second["event"]) == ("first", "x", "second")
+            assert first["id"] != second["id"]
+
+    run(story)
+
+
 # --- restarts ---
 
 
@@ -391,6 +407,22 @@ def test_a_dead_worker_is_cleared_and_started_again(relay: Relay) -> None:
             assert supervisor.slots[0].error is None
             assert supervisor.table.held(cell, 0) == 1
             assert supervisor.trouble() is None
+
+    run(story)
+
+
+def test_a_worker_that_hangs_is_ended_and_started_again(relay: Relay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workers_module, "WATCH_SECONDS", 0.05)
+    monkeypatch.setattr(workers_module, "HUNG_SECONDS", 2.0)
+    relay.configure(workers=1)
+
+    async def story() -> None:
+        async with relay.running() as supervisor:
+            (slot,) = supervisor.slots
+            first = slot.pid
+            (relay.folder / "hang").touch()
+            await until(lambda: slot.restarts and slot.state == "ready" and slot.pid != first, "another worker")
+            assert not (relay.folder / "hang").exists()
 
     run(story)
 
