@@ -5,7 +5,9 @@ pass through one thread. It offers what a large provider offers (PIPELINING, CHU
 DSN, ENHANCEDSTATUSCODES), and it notes in the account whatever a client does against the protocol: bare CR or LF,
 octets above 127 without BODY=8BITMIME, commands pipelined where that was not offered, parameters
 that were not offered. Refusals, greylisting and latency are set by a ``Behaviour``; who is refused is chosen by
-hashing the recipient, so a run can be repeated.
+hashing the recipient, so a run can be repeated. Rates, connection limits and reputations are a ``policy.Provider``'s.
+
+With a simulated clock and a timetable, policies and latency follow that clock: whoever drives it runs the timetable.
 
 Known faults: no STARTTLS and no AUTH; a body is held in memory until it is complete (``SIZE`` bounds it).
 """
@@ -15,10 +17,14 @@ from __future__ import annotations
 import asyncio
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from fastrelay.clock import Clock, RealClock
 from fastrelay.sim.account import Account
+from fastrelay.sim.policy import Provider
+from fastrelay.sim.timetable import Timetable
 
 EXTENSIONS = (b"PIPELINING", b"8BITMIME", b"CHUNKING", b"SMTPUTF8", b"DSN", b"ENHANCEDSTATUSCODES")
 LONGEST_COMMAND = 16 * 1024  # octets of one command line
@@ -64,7 +70,19 @@ class MxHosts:
         account: Account | None = None,
         default: Behaviour | None = None,
         behaviours: Mapping[str, Behaviour] | None = None,
+        *,
+        policies: Mapping[str, Provider] | None = None,
+        clock: Clock | None = None,
+        timetable: Timetable | None = None,
+        on_accepted: Callable[[str, str, int], object] | None = None,
     ) -> None:
+        """``on_accepted(provider, client, recipients)`` is called for each message taken. Without a timetable, latency
+        is real."""
+        self.policies = dict(policies or {})
+        self.clock = clock or RealClock()
+        self.timetable = timetable
+        self.on_accepted = on_accepted
+        self.withheld = 0  # sessions that wait for a late reply of ours
         self.account = account if account is not None else Account()
         self.default = default or Behaviour()
         self.behaviours = dict(behaviours or {})
@@ -121,6 +139,13 @@ class MxHosts:
             await server.wait_closed()
         self._servers.clear()
 
+    def call_later(self, seconds: float, callback: Callable[..., Any], *arguments: Any) -> None:
+        """Call back later, by the clock that these hosts follow."""
+        if self.timetable is None:
+            asyncio.get_running_loop().call_later(seconds, callback, *arguments)
+        else:
+            self.timetable.call_later(seconds, callback, *arguments)
+
     def refusals_so_far(self, kind: bytes, recipient: bytes) -> int:
         """How often this recipient was refused so far; counts one more."""
         times = self._refusals.get((kind, recipient), 0)
@@ -137,7 +162,7 @@ class MxHosts:
             self.deferred_by_provider[provider] = self.deferred_by_provider.get(provider, 0) + 1
 
     def greylisted(self, client: str, reverse_path: bytes, recipient: bytes, seconds: float, now: float) -> bool:
-        """Whether this triplet must still wait. ``now`` is the event loop's time."""
+        """Whether this triplet must still wait. ``now`` is monotonic time."""
         if len(self._greylist) > MOST_GREYLISTED:
             self._greylist.clear()
         first = self._greylist.setdefault((client, reverse_path, recipient), now)
@@ -152,8 +177,8 @@ class _Session(asyncio.Protocol):
         self._address = address
         self._provider = provider
         self._behaviour = behaviour
+        self._policy = hosts.policies.get(provider)
         self._transport: asyncio.Transport | None = None
-        self._loop = asyncio.get_running_loop()
         self._client = ""
         self._buffer = bytearray()
         self._scanned = 0  # octets of the buffer already searched for the end of DATA
@@ -187,16 +212,27 @@ class _Session(asyncio.Protocol):
         opened = hosts.open_by_address.get(self._address, 0) + 1
         hosts.open_by_address[self._address] = opened
         hosts.most_open = max(hosts.most_open, len(hosts._open))
+        refusal = self._policy.connected(self._client, hosts.clock.wall()) if self._policy is not None else None
+        self._counted = self._policy is not None
         if self._behaviour.connections_limit and opened > self._behaviour.connections_limit:
-            self._say(b"421 4.7.0 Too many connections from you\r\n")
+            refusal = b"421 4.7.0 Too many connections from you"
+        if refusal is not None:
+            self._say(refusal + b"\r\n")
             self._closing = True
         else:
             self._say(b"220 %b ESMTP sim\r\n" % self._provider.encode())
         self._flush()
 
+    def _count_out(self) -> None:
+        """Hosts count a connection until they have read its QUIT, or said 421."""
+        if self._counted and self._policy is not None:
+            self._counted = False
+            self._policy.closed(self._client)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._hosts._open.discard(self)
         self._hosts.open_by_address[self._address] -= 1
+        self._count_out()
         self._transport = None
 
     def abort(self) -> None:
@@ -217,10 +253,17 @@ class _Session(asyncio.Protocol):
         if self._replies:
             replies = b"".join(self._replies)
             self._replies.clear()
+            if self._closing:
+                self._count_out()
             if self._behaviour.latency_seconds:
-                self._loop.call_later(self._behaviour.latency_seconds, self._write, replies, self._closing)
+                self._hosts.withheld += 1
+                self._hosts.call_later(self._behaviour.latency_seconds, self._write_late, replies, self._closing)
                 return
             self._write(replies, self._closing)
+
+    def _write_late(self, replies: bytes, close: bool) -> None:
+        self._hosts.withheld -= 1
+        self._write(replies, close)
 
     def _write(self, replies: bytes, close: bool) -> None:
         transport = self._transport
@@ -275,6 +318,10 @@ class _Session(asyncio.Protocol):
             self._say(b"421 4.7.0 Enough messages on this connection\r\n")
             self._closing = True
             return
+        refusal = self._policy.mail(self._messages) if self._policy is not None else None
+        if refusal is not None:
+            self._turn_away(refusal)
+            return
         if self._reverse_path is not None:
             self._hosts.account.violation("MAIL inside a mail transaction")
             self._say(b"503 5.5.1 Nested MAIL\r\n")
@@ -328,7 +375,13 @@ class _Session(asyncio.Protocol):
             self._say(b"250 2.1.5 OK\r\n")
             return
         self._hosts.count_refusal(refusal, self._provider)
-        self._say(refusal)
+        self._turn_away(refusal.removesuffix(b"\r\n"))
+
+    def _turn_away(self, reply: bytes) -> None:
+        """A refusal; 421 ends the session (RFC 5321 section 3.8)."""
+        self._say(reply + b"\r\n")
+        if reply[:3] == b"421":
+            self._closing = True
 
     def _refusal(self, recipient: bytes) -> bytes | None:
         """Why this recipient is not taken now, as a reply; None when it is."""
@@ -344,9 +397,11 @@ class _Session(asyncio.Protocol):
         ):
             return b"451 4.7.1 Try again later\r\n"
         if behaviour.greylist_seconds and hosts.greylisted(
-            self._client, self._reverse_path or b"", recipient, behaviour.greylist_seconds, self._loop.time()
+            self._client, self._reverse_path or b"", recipient, behaviour.greylist_seconds, hosts.clock.monotonic()
         ):
             return b"451 4.7.1 Greylisted, come back\r\n"
+        if self._policy is not None:
+            return self._policy.recipient(self._client, self._reverse_path or b"", recipient, hosts.clock.wall())
         return None
 
     def _on_data(self, line: bytes) -> None:
@@ -450,6 +505,11 @@ class _Session(asyncio.Protocol):
         else:
             hosts.account.add(self._recipients, content, self._provider)
             hosts.by_client[self._client] = hosts.by_client.get(self._client, 0) + 1
+            if hosts.on_accepted is not None:
+                hosts.on_accepted(self._provider, self._client, len(self._recipients))
+            if self._policy is not None:
+                for recipient in self._recipients:
+                    self._policy.delivered(self._client, recipient, hosts.clock.wall())
             self._say(b"250 2.0.0 Taken as %d\r\n" % hosts.account.messages)
         self._reset()
 
