@@ -11,6 +11,7 @@ from fastrelay.metrics import names
 if TYPE_CHECKING:
     from fastrelay.app import App
 
+REFRESH_SECONDS = 1.0
 OLDEST_EVERY_TICKS = 5
 
 
@@ -21,7 +22,10 @@ class Meters:
         self.slab = slab
         self._entries: dict[tuple[str, ...], int] = {}
         self._ticks = 0
-        self._gauges_set: set[int] = set()
+        self._refreshed_at: float | None = None
+        self._connections_set: set[int] = set()
+        self._waiting_set: set[int] = set()
+        self._log_failures = 0
 
     def entry(self, metric: names.Metric, **labels: str) -> int:
         """The slab entry of a metric, kept."""
@@ -52,14 +56,45 @@ class Meters:
         if self._ticks % OLDEST_EVERY_TICKS == 0:
             oldest = app.index.oldest_accepted_ms()
             set_(self.entry(names.QUEUE_OLDEST_SECONDS), 0 if oldest is None else max(0.0, now - oldest / 1000))
+            set_(self.entry(names.INDEX_BYTES), app.index.memory_bytes())
+            self._waiting(app, now)
             self._spool_gauges(app)
         self._ticks += 1
+        self._lag(now)
+        set_(self.entry(names.SITES), len(app.board.sites))
         set_(self.entry(names.SMTP_SESSIONS_OPEN), app.listener.load)
         set_(self.entry(names.HOT_CACHE_BYTES), app.engine.hot_bytes)
         set_(self.entry(names.QUARANTINED), app.board.quarantined_messages)
         self._connections(app)
         self._dns(app)
         self._commits(app)
+
+    def _lag(self, now: float) -> None:
+        """How late this call is: it should come REFRESH_SECONDS after the last one."""
+        before, self._refreshed_at = self._refreshed_at, now
+        if before is not None:
+            self.slab.set(self.entry(names.LOOP_LAG_SECONDS), max(0.0, now - before - REFRESH_SECONDS))
+
+    def _waiting(self, app: App, now: float) -> None:
+        """What stands at the sites, by provider."""
+        counts: dict[tuple[str, str], int] = {}
+        for site in app.board.sites.values():
+            n = site.ready()
+            if n:
+                key = (site.provider, app.board.site_reason(site, now))
+                counts[key] = counts.get(key, 0) + n
+        fresh = set()
+        for (provider, reason), n in counts.items():
+            entry = self.entry(names.WAITING_RECIPIENTS, provider=provider, reason=reason)
+            self.slab.set(entry, n)
+            fresh.add(entry)
+        self._waiting_set = self._zero(self._waiting_set, fresh)
+
+    def _zero(self, before: set[int], fresh: set[int]) -> set[int]:
+        """Gauges that were set and have no value now; gives those that have one."""
+        for entry in before - fresh:
+            self.slab.set(entry, 0)
+        return fresh
 
     def _connections(self, app: App) -> None:
         counts: dict[tuple[str, str, str], int] = {}
@@ -72,16 +107,20 @@ class Meters:
             entry = self.entry(names.DELIVERY_CONNECTIONS, provider=provider, source=source, state=state)
             self.slab.set(entry, n)
             fresh.add(entry)
-        for entry in self._gauges_set - fresh:
-            self.slab.set(entry, 0)
-        self._gauges_set = fresh
+        self._connections_set = self._zero(self._connections_set, fresh)
 
     def _spool_gauges(self, app: App) -> None:
         usage = app.spool_usage()
         self.slab.set(self.entry(names.SPOOL_BYTES), usage["bytes"])
         self.slab.set(self.entry(names.SPOOL_LIVE_BYTES), usage["live_bytes"])
         self.slab.set(self.entry(names.SPOOL_SEGMENTS), usage["segments"])
+        spools = app.engine.spools
+        self.slab.set(
+            self.entry(names.SPOOL_UNHEALTHY), sum(bool(spool.unhealthy or spool.settle_blocked) for spool in spools)
+        )
+        self.slab.set(self.entry(names.SPOOL_REFUSING), not app.own_spool.accepting)
         disk = os.statvfs(app.state_dir)
+        self.slab.set(self.entry(names.DISK_SIZE_BYTES), disk.f_blocks * disk.f_frsize)
         self.slab.set(self.entry(names.DISK_FREE_BYTES), disk.f_bavail * disk.f_frsize)
 
     def _dns(self, app: App) -> None:
@@ -94,6 +133,10 @@ class Meters:
         failures, commits = app.drain_commits()
         if failures:
             self.count(names.COMMIT_FAILURES, failures)
+        total = sum(spool.figures().get("log_failures", 0) for spool in app.engine.spools)
+        failed, self._log_failures = total - self._log_failures, total
+        if failed > 0:
+            self.count(names.EVENT_LOG_FAILURES, failed)
         for seconds, group in commits:
             self.observe(names.COMMIT_SECONDS, seconds)
             self.observe(names.COMMIT_GROUP_MESSAGES, group)
