@@ -46,6 +46,7 @@ from fastrelay.config.schema import Config, to_builtins
 from fastrelay.errors import ConfigError, ConfigProblem, FastrelayError, HostError
 from fastrelay.metrics import names
 from fastrelay.metrics.collector import Facts, SlabCollector, registry
+from fastrelay.metrics.facts import add_relay
 from fastrelay.metrics.server import MetricsServer
 from fastrelay.spool.eventlog import EventLog
 
@@ -495,6 +496,7 @@ class Supervisor:
         facts.set(names.TABLE_OVERFLOWS, self.table.overflows)
         facts.set(names.CONFIG_RELOAD_SUCCESS, self._reload_ok)
         facts.set(names.BUILD_INFO, 1, __version__)
+        add_relay(facts, self)
         return facts
 
 

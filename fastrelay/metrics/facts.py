@@ -18,6 +18,15 @@ SECONDS_OF_HOUR = 3600.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
+def add_relay(facts: Facts, relay: Any) -> None:
+    """All of it. `relay`: the supervisor; one without a governor has no warm-up to tell of."""
+    add_config(facts, relay.config)
+    add_processes(facts, [(slot.number, slot.pid) for slot in relay.slots])
+    governor = getattr(relay, "governor", None)
+    if governor is not None:
+        add_governor(facts, governor.state())
+
+
 def add_config(facts: Facts, config: Config) -> None:
     """Bounds that alerts compare with."""
     facts.set(names.QUEUE_LIMIT, config.limits.queued_recipients)
