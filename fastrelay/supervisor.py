@@ -484,6 +484,10 @@ class Supervisor:
         alive = {slot.number for slot in self.slots if slot.pid is not None}
         return [(slab, number in alive) for number, slab in self._slabs.items()]
 
+    async def metric_values(self, wanted: Sequence[str] | None) -> dict[str, Any]:
+        """Counters and gauges by name, for those who watch without Prometheus."""
+        return await SlabCollector(self._slabs_read, self.facts).read(wanted)
+
     def facts(self) -> Facts:
         """The metrics that the supervisor itself knows."""
         facts = Facts()

@@ -91,6 +91,7 @@ class Relay(Protocol):
     suspensions: Suspensions
 
     def status(self) -> dict[str, Any]: ...
+    async def metric_values(self, wanted: Sequence[str] | None) -> dict[str, Any]: ...
 
 
 class Commands:
@@ -101,6 +102,7 @@ class Commands:
         self._wait_seconds = wait_seconds
         self._own: dict[str, Callable[[dict[str, Any]], Awaitable[Any]]] = {
             "status": self._status,
+            "metrics": self._metrics,
             "queue.suspend": self._suspend,
             "queue.resume": self._resume,
             "send": self._send,
@@ -117,6 +119,11 @@ class Commands:
 
     async def _status(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return self._relay.status()
+
+    async def _metrics(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Counters and gauges as in metrics/names.py: {name: [[label values], value] …}; `names` chooses some."""
+        _check_arguments("metrics", arguments, ("names",))
+        return await self._relay.metric_values(arguments.get("names"))
 
     # --- to all workers ---
 

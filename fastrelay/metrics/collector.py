@@ -11,8 +11,9 @@ Known fault: a histogram in a slab whose buckets differ from names.py (an older 
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 # Read by prometheus_client when it is imported: no _created series.
@@ -57,27 +58,54 @@ class SlabCollector(Collector):
 
     slabs   gives (slab, whether its worker lives) for each slot that ever was
     facts   gives the supervisor's own values
+
+    The text is made in a thread; `prepare` asks for both before, in the thread of the loop that changes them.
     """
 
     def __init__(self, slabs: Callable[[], Iterable[tuple[Slab, bool]]], facts: Callable[[], Facts]) -> None:
         self._slabs = slabs
         self._facts = facts
+        self._prepared: tuple[list[tuple[Slab, bool]], Facts] | None = None
+
+    def prepare(self) -> None:
+        """Take what the next `collect` is to show beside the slabs' own values."""
+        self._prepared = (list(self._slabs()), self._facts())
 
     def collect(self) -> Iterator[Metric]:
-        sums = {name: _Sums() for name in names.METRICS}
-        for slab, alive in self._slabs():
-            _add_slab(sums, slab, alive)
-        for (name, labels), value in self._facts().values.items():
-            sums[name].values[labels] = value
+        sums = self._sums(names.METRICS)
         for name, metric in names.METRICS.items():
             yield _family(metric, sums[name])
+
+    def samples(self, wanted: Iterable[str]) -> dict[str, list[tuple[tuple[str, ...], float]]]:
+        """(label values in the order of the definition, value) of counters and gauges, by name."""
+        sums = self._sums({name: names.METRICS[name] for name in wanted})
+        return {name: sorted(found.values.items()) for name, found in sums.items()}
+
+    async def read(self, wanted: Iterable[str] | None = None) -> dict[str, list[tuple[tuple[str, ...], float]]]:
+        """`samples` of the metrics named (those that exist; None: all), made in a thread."""
+        known = [name for name in names.METRICS if wanted is None or name in set(wanted)]
+        self.prepare()
+        return await asyncio.to_thread(self.samples, known)
+
+    def _sums(self, wanted: Mapping[str, names.Metric]) -> dict[str, _Sums]:
+        prepared, self._prepared = self._prepared, None
+        slabs, facts = prepared or (self._slabs(), self._facts())
+        sums = {name: _Sums() for name in wanted}
+        for slab, alive in slabs:
+            _add_slab(sums, slab, alive)
+        for (name, labels), value in facts.values.items():
+            if name in sums:
+                sums[name].values[labels] = value
+        return sums
 
 
 def _add_slab(sums: dict[str, _Sums], slab: Slab, alive: bool) -> None:
     """Add the series of one slab that names.py defines so."""
     for kind, name, labels, value in slab.entries():
-        metric = names.METRICS.get(name)
-        if metric is None or metric.kind != kind or metric.of_supervisor:
+        if name not in sums:
+            continue
+        metric = names.METRICS[name]
+        if metric.kind != kind or metric.of_supervisor:
             continue
         if kind == "gauge" and not alive:
             continue
@@ -146,11 +174,18 @@ def _histogram_family(metric: names.Metric, sums: _Sums) -> HistogramMetricFamil
     return family
 
 
-def registry(collector: SlabCollector) -> CollectorRegistry:
+class Registry(CollectorRegistry):
+    """A registry with one collector."""
+
+    def __init__(self, collector: SlabCollector) -> None:
+        super().__init__(auto_describe=False)
+        self.register(collector)
+        self.prepare = collector.prepare
+
+
+def registry(collector: SlabCollector) -> Registry:
     """A registry with this collector alone."""
-    made = CollectorRegistry(auto_describe=False)
-    made.register(collector)
-    return made
+    return Registry(collector)
 
 
 def render(made: CollectorRegistry) -> bytes:

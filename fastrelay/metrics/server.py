@@ -15,7 +15,7 @@ from http import HTTPStatus
 
 from prometheus_client.registry import CollectorRegistry
 
-from fastrelay.metrics.collector import CONTENT_TYPE, render
+from fastrelay.metrics.collector import CONTENT_TYPE, Registry, render
 
 log = logging.getLogger("fastrelay.metrics")
 
@@ -105,6 +105,8 @@ class MetricsServer:
             return HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, b"GET only\n"
         if path == b"/metrics":
             async with self._scraping:
+                if isinstance(self._registry, Registry):
+                    self._registry.prepare()
                 body = await asyncio.get_running_loop().run_in_executor(None, render, self._registry)
             return HTTPStatus.OK, CONTENT_TYPE, body
         if path == b"/healthz":
