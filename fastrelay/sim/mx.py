@@ -76,7 +76,7 @@ class MxHosts:
         timetable: Timetable | None = None,
         on_accepted: Callable[[str, str, int], object] | None = None,
     ) -> None:
-        """``on_accepted(provider, client, recipients)`` is called for each message taken. Without a timetable, latency
+        """``policies`` by address or provider; an address comes first. ``on_accepted(provider, client, recipients)`` is called for each message taken. Without a timetable, latency
         is real."""
         self.policies = dict(policies or {})
         self.clock = clock or RealClock()
@@ -177,7 +177,7 @@ class _Session(asyncio.Protocol):
         self._address = address
         self._provider = provider
         self._behaviour = behaviour
-        self._policy = hosts.policies.get(provider)
+        self._policy = hosts.policies.get(address) or hosts.policies.get(provider)
         self._transport: asyncio.Transport | None = None
         self._client = ""
         self._buffer = bytearray()
