@@ -5,6 +5,7 @@ The attribute carries the unit, the YAML key does not: see schema.py.
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import msgspec
@@ -23,6 +24,30 @@ def yaml_key(attribute: str) -> str:
 
 class Struct(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename=yaml_key):
     """Base of all sections: immutable, unknown keys refused."""
+
+
+class Origins(Struct, frozen=True, eq=False):
+    """Where the values of a configuration were set: filled by load.py, never by an operator.
+
+    It says nothing about the values, so two configurations that differ only here are equal.
+
+    file   the file's name as it was given; "" for a configuration that was not loaded
+    lines  the line of each path that says how fast mail leaves (from 1)
+    """
+
+    file: str = ""
+    lines: dict[str, int] = {}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Origins)
+
+    def __hash__(self) -> int:
+        return 0
+
+    def of(self, path: str) -> str:
+        """`fastrelay.yaml line 40, shaping[2]`; `default: shaping[2]` where the file does not have the path."""
+        line = self.lines.get(path)
+        return f"{os.path.basename(self.file)} line {line}, {path}" if line else f"default: {path}"
 
 
 def unit(kind: str) -> dict[str, Any]:

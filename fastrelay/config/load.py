@@ -9,11 +9,13 @@ Nothing here looks at this host; that is checks.py.
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 
 import msgspec
 import yaml
 
+from fastrelay.config.base import Origins
 from fastrelay.config.rules import check_rules
 from fastrelay.config.schema import DEFAULT_STATE_DIR, Config
 from fastrelay.config.tree import BAD, TreeReader
@@ -21,6 +23,11 @@ from fastrelay.errors import ConfigError, ConfigProblem
 
 # A configuration with a hundred thousand relay networks is below this; a file beyond is a mistake (a log, a mailbox).
 MAX_FILE_BYTES = 16 * 2**20
+
+# Paths whose lines go with the Config: what says how fast mail leaves, and from where.
+_ORIGIN = re.compile(
+    r"sources\[|pools\.|providers\.|provider_limits$|shaping\[|warmup\.|backoff\.|delivery\.[a-z_]+$|routes\[[0-9]+\]$"
+)
 
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -66,7 +73,9 @@ def parse(text: str, name: str, folder: str | None = None) -> Document:
         raise ConfigError(sorted(reader.problems, key=lambda problem: problem.line))
     # Without pools, every source is in the pool `default`.
     pools = config.pools or ({"default": [source.name for source in config.sources]} if config.sources else {})
-    config = msgspec.structs.replace(config, state_dir=_absolute(config.state_dir, name, folder), pools=pools)
+    origins = Origins(file=name, lines={path: line for path, line in reader.lines.items() if _ORIGIN.match(path)})
+    state_dir = _absolute(config.state_dir, name, folder)
+    config = msgspec.structs.replace(config, state_dir=state_dir, pools=pools, origins=origins)
     return Document(name, config, warnings, reader.lines)
 
 

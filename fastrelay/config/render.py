@@ -14,6 +14,7 @@ import yaml
 from msgspec.inspect import is_struct
 
 from fastrelay.config.schema import Config
+from fastrelay.config.tree import fields_of
 from fastrelay.config.units import format_duration, format_share, format_size
 
 _FORMATS: dict[str, Callable[[Any], str]] = {
@@ -31,9 +32,7 @@ def render(config: Config) -> str:
 def _plain(value: Any, kind: Any) -> Any:
     """A value as YAML would have it; `kind` is the field's type, which knows the unit."""
     if is_struct(value):
-        parts = [
-            (field, _plain(getattr(value, field.name), field.type)) for field in msgspec.structs.fields(type(value))
-        ]
+        parts = [(field, _plain(getattr(value, field.name), field.type)) for field in fields_of(type(value))]
         # None stands for a key that was left out, and a route must not even mention its other half; but where something
         # else is the default, None was meant.
         return {

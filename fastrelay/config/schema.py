@@ -30,6 +30,7 @@ from fastrelay.config.base import (
     Name,
     Nameserver,
     Network,
+    Origins,
     Port,
     PositiveDuration,
     PositiveSize,
@@ -227,6 +228,7 @@ class Config(Struct, frozen=True):
     limits: Limits = Limits()
     spool: Spool = Spool()
     events: Events = Events()
+    origins: Origins = Origins()  # no key of the file
 
     @property
     def worker_count(self) -> int:

@@ -23,6 +23,7 @@ import yaml
 from msgspec import Meta
 from msgspec.inspect import is_struct_type
 
+from fastrelay.config.base import Origins
 from fastrelay.config.forms import MISSING, SYNONYMS, TEXTS
 from fastrelay.config.units import parse_connections, parse_duration, parse_share, parse_size
 from fastrelay.errors import ConfigProblem
@@ -66,6 +67,11 @@ def describe(node: yaml.Node) -> str:
 def is_null(node: yaml.Node) -> bool:
     """True for a key without a value."""
     return isinstance(node, yaml.ScalarNode) and node.tag == _TAG + "null"
+
+
+def fields_of(kind: Any) -> list[Any]:
+    """The fields of a struct that a file may have."""
+    return [field for field in msgspec.structs.fields(kind) if field.type is not Origins]
 
 
 class TreeReader:
@@ -155,9 +161,9 @@ class TreeReader:
 
     def read_struct(self, node: yaml.Node, kind: Any, path: str) -> Any:
         if not isinstance(node, yaml.MappingNode):
-            fields = ", ".join(field.encode_name for field in msgspec.structs.fields(kind)[:3])
+            fields = ", ".join(field.encode_name for field in fields_of(kind)[:3])
             return self.wrong_type(node, path, "a section of keys", f"write keys below it, such as {fields}")
-        fields_by_key = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+        fields_by_key = {field.encode_name: field for field in fields_of(kind)}
         values = {}
         present: set[str | None] = set()
         for key, key_node, child in self.keys(node, path):

@@ -61,6 +61,11 @@ def make_rate(units: int, period: str, burst: int | None = None) -> Rate:
     return Rate(units, period_ns, natural if burst is None else burst, shown)
 
 
+def period_name(period_ns: int) -> str:
+    """`h` of an hour in nanoseconds."""
+    return next(name for name, ns in PERIODS_NS.items() if ns == period_ns)
+
+
 def parse_rate(text: str) -> Rate:
     """The rate of `3000/h burst 50`. Raises ValueError, "problem; mend"."""
     match = _RATE.fullmatch(text.strip())

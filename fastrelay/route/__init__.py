@@ -9,7 +9,7 @@ from fastrelay.config.schema import Config
 from fastrelay.route.addresses import Addresses
 from fastrelay.route.cache import Lifetimes
 from fastrelay.route.names import InvalidDomain, normalize_domain
-from fastrelay.route.providers import built_in
+from fastrelay.route.providers import make_providers
 from fastrelay.route.resolver import Resolver
 from fastrelay.route.router import Failure, Route, Router, Target
 from fastrelay.route.rules import Rule
@@ -47,13 +47,13 @@ def make_router(
 ) -> Router:
     """The router that a configuration asks for.
 
-    sites  give the old router's at a reload, so that sites stay the same objects
+    sites  give the old router's at a reload, so that sites stay the same objects (and keep their provider)
     """
     dns = config.dns
     families = (socket.AF_INET, socket.AF_INET6)
     return Router(
         resolver or make_resolver(config),
-        sites=sites if sites is not None else Sites(built_in()),
+        sites=sites if sites is not None else Sites(make_providers(config.providers)),
         rules=[Rule(tuple(route.domains), tuple(route.hosts or ()), route.action) for route in config.routes],
         port=config.delivery.port,
         allow_private_hosts=config.delivery.allow_private_hosts,

@@ -1,34 +1,39 @@
-"""Which mailbox provider runs an MX host: a table of host name suffixes.
+"""Which mailbox provider runs an MX host, and what it is known to want: a table of host name suffixes.
 
-The built-in table is config/defaults/providers.yaml; each line names its source. The limits in it are what providers
-are known to want; routing does not use them. A suffix matches whole labels, and the longer suffix wins:
-`olc.protection.outlook.com` is `outlook`, any other `protection.outlook.com` is `microsoft365`.
+The built-in table is config/defaults/providers.yaml; each line names its source. The configuration (`providers`) adds
+suffixes and whole providers, and takes a suffix away from a built-in provider by naming it. A suffix matches whole
+labels, and the longer suffix wins: `olc.protection.outlook.com` is `outlook`, any other `protection.outlook.com` is
+`microsoft365`. Routing needs only the suffixes; limits/shape.py reads the limits.
 
 Known faults: an MX host under a name of the customer's own is `other`, whoever runs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Annotated, Literal
 
 import msgspec
 import yaml
 
+from fastrelay.config.sending import Provider as ConfiguredProvider
+
 OTHER = "other"
+BUILT_IN = "built-in"
 
 Name = Annotated[str, msgspec.Meta(pattern="^[a-z0-9_]{1,32}$")]
 Suffix = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]+(\.[a-z0-9-]+)+$")]
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a provider wants per source address; None: no published figure, the default holds."""
+    """What a provider wants of one source; None: no published figure. Rates are written as in the configuration."""
 
+    rate: str | None = None
+    connection_rate: str | None = None
     connections: int | None = None
     messages_per_connection: int | None = None
-    connections_per_minute: int | None = None
-    messages_per_second: float | None = None
+    recipients_per_transaction: int | None = None
     idle_seconds: float | None = None
     tls: Literal["wanted"] | None = None
 
@@ -43,7 +48,7 @@ class Provider(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ProviderTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The file: a version that changes with every edit, limits of any other site, providers."""
+    """The file: a version that changes with every edit, limits where a provider has none of its own, providers."""
 
     version: int
     other: Limits
@@ -52,29 +57,45 @@ class ProviderTable(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class Providers:
-    """Suffix look-up. `of_host` costs a dict look-up per label."""
+    """Suffix look-up. `of_host` costs a dict look-up per label.
 
-    def __init__(self, providers: Iterable[Provider] = ()) -> None:
+    by_name  the built-in providers, with their limits
+    other    limits of what has none of its own; None: no table was given
+    """
+
+    def __init__(self, providers: Iterable[Provider] = (), other: Limits | None = None) -> None:
         self.by_name: dict[str, Provider] = {}
-        self._by_suffix: dict[str, str] = {}
+        self.other = other
+        self._by_suffix: dict[str, tuple[str, str]] = {}  # suffix: provider, and who says so
         for provider in providers:
             if provider.name in self.by_name:
                 raise ValueError(f"provider {provider.name!r} is defined twice")
             self.by_name[provider.name] = provider
             for suffix in provider.suffixes:
-                owner = self._by_suffix.setdefault(suffix, provider.name)
+                owner, _ = self._by_suffix.setdefault(suffix, (provider.name, BUILT_IN))
                 if owner != provider.name:
                     raise ValueError(f"suffix {suffix!r} belongs to both {owner!r} and {provider.name!r}")
 
-    def of_host(self, host_name: str) -> str:
-        """The provider of an MX host (lower-case name, no port); `other` when none is known."""
+    def extend(self, configured: Mapping[str, ConfiguredProvider]) -> None:
+        """Add the suffixes of the configuration; one that is built in changes hands."""
+        for name, provider in configured.items():
+            for suffix in provider.suffixes:
+                self._by_suffix[suffix] = (name, f"providers.{name}")
+
+    def match(self, host_name: str) -> tuple[str, str, str]:
+        """(provider, suffix, who says so: "built-in" or a path of the configuration) of an MX host; suffix "" and
+        `other` when none is known. The name is lower case, without a port."""
         suffix = host_name
         while suffix:
-            name = self._by_suffix.get(suffix)
-            if name is not None:
-                return name
+            found = self._by_suffix.get(suffix)
+            if found is not None:
+                return found[0], suffix, found[1]
             suffix = suffix.partition(".")[2]
-        return OTHER
+        return OTHER, "", ""
+
+    def of_host(self, host_name: str) -> str:
+        """The provider of an MX host (lower-case name, no port); `other` when none is known."""
+        return self.match(host_name)[0]
 
     def of_hosts(self, host_names: Sequence[str]) -> str:
         """The provider of the first host that has one. Give the best preference only: a backup does not count."""
@@ -83,6 +104,14 @@ class Providers:
             if name != OTHER:
                 return name
         return OTHER
+
+    def names(self) -> set[str]:
+        """Every provider that a site can have."""
+        return {*self.by_name, *(name for name, _ in self._by_suffix.values()), OTHER}
+
+    def suffixes(self, name: str) -> list[str]:
+        """The suffixes of a provider."""
+        return [suffix for suffix, (owner, _) in self._by_suffix.items() if owner == name]
 
 
 def parse_table(text: str) -> ProviderTable:
@@ -98,4 +127,12 @@ def built_in_table() -> ProviderTable:
 
 def built_in() -> Providers:
     """Look-up over the built-in table."""
-    return Providers(built_in_table().providers)
+    table = built_in_table()
+    return Providers(table.providers, table.other)
+
+
+def make_providers(configured: Mapping[str, ConfiguredProvider]) -> Providers:
+    """Look-up over the built-in table and what the configuration adds to it."""
+    providers = built_in()
+    providers.extend(configured)
+    return providers
