@@ -11,17 +11,23 @@ that no total can leak: `acquire` adds its own, sums all and takes its own back 
 supervisor clears the dead worker's slot. Names beyond the capacity share the first eighth of the cells, by their hash:
 stricter, never laxer, and with some thousand cells hardly noticed.
 
-Rates: time is CLOCK_BOOTTIME in ns, passed in. The file outlives every process; buckets that are not full again yet
+Rates: time is CLOCK_BOOTTIME in ns, passed in. A rule comes with each take, or is recorded in the cell by the governor
+(adaptive rates, a cap spread over its day) and read by each take. When a rule becomes slower, the units that are owed
+stay owed, each at the new price; a process that is killed in the midst of that leaves a bucket that owes too much. The file outlives every process; buckets that are not full again yet
 are carried over a restart. Under a foreign boot id, or when the file was lost or damaged, every bucket counts as empty
 at that instant (no burst). While `reloading` is set, the stricter of the recorded and the given rule holds.
 
+Caps: of a cell with a cap, one word holds the period and what is used in it, another the period and the cap. Both are
+changed by compare-and-set, and a claim needs the periods to be the same: between two periods, and whenever only one
+word was written, nothing is granted. Only the governor moves a period on, and it only grows.
+
 Known faults: two workers that compete for the last permit may both be turned away. Two names whose keyed 64-bit hashes
-are equal share a cell. A name that is never used again keeps its cell until the next start of the relay. The day
-counters of warm-up caps are not here yet.
+are equal share a cell. A name that is never used again keeps its cell until the next start of the relay. In a shared
+cell a recorded rule holds for all of its names, and a cap for none: it grants nothing.
 """
 
 cimport cython
-from libc.stdint cimport INT64_MAX, int32_t, int64_t, uint32_t, uint64_t
+from libc.stdint cimport INT32_MAX, INT64_MAX, int32_t, int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
 import errno
@@ -51,6 +57,9 @@ cdef extern from *:
     /* Saturating: a rule of a day by a burst of millions must not wrap round to a free pass. */
     static inline int64_t fr_times(int64_t a, int64_t b)
     { int64_t r; return __builtin_mul_overflow(a, b, &r) || r > INT64_MAX / 4 ? INT64_MAX / 4 : r; }
+    /* a * b / c, rounded up; a and b at least 0, c above 0. */
+    static inline int64_t fr_scaled(int64_t a, int64_t b, int64_t c)
+    { __int128 r = ((__int128)a * b + c - 1) / c; return r > INT64_MAX / 4 ? INT64_MAX / 4 : (int64_t)r; }
     """
     int32_t fr_load_i32 "fr_load"(int32_t* place) noexcept nogil
     uint32_t fr_load_u32 "fr_load"(uint32_t* place) noexcept nogil
@@ -59,21 +68,30 @@ cdef extern from *:
     void fr_store_i32 "fr_store"(int32_t* place, int32_t value) noexcept nogil
     void fr_store_u32 "fr_store"(uint32_t* place, uint32_t value) noexcept nogil
     void fr_store_i64 "fr_store"(int64_t* place, int64_t value) noexcept nogil
+    void fr_store_u64 "fr_store"(uint64_t* place, uint64_t value) noexcept nogil
     int32_t fr_add_i32 "fr_fetch_add"(int32_t* place, int32_t value) noexcept nogil
     uint32_t fr_add_u32 "fr_fetch_add"(uint32_t* place, uint32_t value) noexcept nogil
     bint fr_swap_u32(uint32_t* place, uint32_t* expected, uint32_t value) noexcept nogil
     bint fr_swap_u64(uint64_t* place, uint64_t* expected, uint64_t value) noexcept nogil
     bint fr_swap_i64(int64_t* place, int64_t* expected, int64_t value) noexcept nogil
     int64_t fr_times(int64_t a, int64_t b) noexcept nogil
+    int64_t fr_scaled(int64_t, int64_t, int64_t) noexcept nogil
 
 cdef enum:
-    VERSION = 2
+    VERSION = 3
     HEADER_BYTES = 4096
     PROBES = 64
     MAX_SLOT_COUNT = 256
     MAX_CELLS = 1 << 22
     DEFAULT_CELLS = 131072      # 16 MiB of disk with up to 8 slots; only pages in use are in memory
     SHARED_PART = 8             # one cell in so many is for names beyond the capacity
+    GOVERNED_PART = 64          # one cell in so many is kept for caps and spreads: clients choose other names
+    WANT_SHIFT = 20             # demand for units is published in 2**20 ns (about a ms), and at most
+    WANT_MOST = 1 << 16         # so many of them ahead (68 s); it wraps round after 26 days
+    USED_BITS = 44              # of the words of a cap; the period is above them
+    PERIOD_MOST = 1 << 20
+
+cdef uint64_t USED_MASK = (<uint64_t>1 << USED_BITS) - 1
 
 cdef uint32_t SHARED = 0xFFFFFFFFu      # in the index: this name uses a shared cell
 cdef const char* MAGIC = b"FRTABLE\n"
@@ -178,22 +196,31 @@ cdef class Table:
         return new
 
     def _carry_over(self, Table old, int64_t now_ns):
-        """The buckets of `old` that are not full again. Counts and demand start at nothing: nobody lives."""
+        """Caps, recorded rules, and the buckets of `old` that are not full again. Counts and demand start at nothing:
+        nobody lives."""
         cdef uint32_t number, other
         cdef uint32_t last = min(fr_load_u32(&old._header.next_cell), old._capacity)
         cdef Cell* source
+        for number in range(old._shared, last):     # first, so that they surely have cells of their own
+            source = old._cell(number)
+            if source.kind == CELL_CAP and source.name_hash != 0:
+                self._copy_rule(source, self._find(source.name_hash, self._capacity))
         for number in range(old._shared, last):
             source = old._cell(number)
-            if source.tat > now_ns and source.name_hash != 0:
-                self._copy_rate(source, self._find(source.name_hash))
+            if source.kind == CELL_CAP or source.name_hash == 0:
+                continue
+            if source.tat > now_ns or (source.kind == CELL_RECORDED and source.first > 0):
+                other = self._find(source.name_hash, self._capacity)
+                self._copy_rate(source, other)
+                self._copy_rule(source, other)
         for number in range(old._shared):
             source = old._cell(number)
-            if source.tat > now_ns:
-                if old._shared == self._shared:
-                    self._copy_rate(source, number)
-                else:       # its names lie elsewhere now: the strictest for all
-                    for other in range(self._shared):
+            if source.tat > now_ns or source.kind == CELL_RECORDED:
+                for other in range(self._shared):
+                    if old._shared != self._shared or other == number:
+                        # In a table of another size its names lie elsewhere now: the strictest for all.
                         self._copy_rate(source, other)
+                        self._copy_rule(source, other)
 
     cdef void _copy_rate(self, Cell* source, uint32_t cell) noexcept nogil:
         cdef Cell* target = self._cell(cell)
@@ -201,7 +228,17 @@ cdef class Table:
             target.tat = source.tat
             target.emission_ns = source.emission_ns
             target.burst = source.burst
-            target.generation = source.generation
+
+    cdef void _copy_rule(self, Cell* source, uint32_t cell) noexcept nogil:
+        cdef Cell* target = self._cell(cell)
+        if source.kind == CELL_CAP:
+            if cell < self._shared:
+                return
+        elif source.kind != CELL_RECORDED or (cell < self._shared and target.first > source.first):
+            return
+        target.kind = source.kind
+        target.first = source.first
+        target.second = source.second
 
     @property
     def slots(self):
@@ -260,11 +297,15 @@ cdef class Table:
         cdef bytes digest = hashlib.blake2b(name, digest_size=8, key=self.hash_key).digest()
         cdef uint64_t name_hash
         memcpy(&name_hash, <const char*>digest, 8)
-        return self._find(name_hash if name_hash else 1)
+        cdef uint32_t room = self._capacity
+        if not name.startswith((b"cap:", b"spread:")):
+            room -= self._capacity // GOVERNED_PART
+        return self._find(name_hash if name_hash else 1, room)
 
-    cdef uint32_t _find(self, uint64_t name_hash) noexcept nogil:
+    cdef uint32_t _find(self, uint64_t name_hash, uint32_t room) noexcept nogil:
+        """The cell of a name hash; one that is new gets one of the first `room` cells."""
         # "Full" is read before the probe: then a name that another process placed at the last moment is seen by it.
-        cdef bint full = fr_load_u32(&self._header.next_cell) >= self._capacity
+        cdef bint full = fr_load_u32(&self._header.next_cell) >= room
         cdef uint32_t probe
         cdef uint64_t found
         cdef IndexEntry* entry
@@ -407,48 +448,299 @@ cdef class Table:
         `now_ns` is CLOCK_BOOTTIME. Gives 0 (taken), the ns to wait (nothing was taken), or -1: `n` is more than the
         burst (maybe the smaller one of a reload under way), ask for fewer. A cell that does not exist: wait for ever.
         """
-        cdef Cell* place
-        cdef int64_t seen, tat, depth, cost
+        cdef int64_t got
         if n <= 0:
             return 0
         if cell >= self._capacity:
             return INT64_MAX
-        place = self._cell(cell)
-        emission_ns = max(emission_ns, 1)
-        burst = max(burst, 1)
-        if place.emission_ns != emission_ns or place.burst != burst:
-            if fr_load_u32(&self._header.reloading) and place.emission_ns > 0:
-                emission_ns = max(emission_ns, place.emission_ns)
-                burst = min(burst, max(place.burst, 1))
-            else:
-                fr_store_i64(&place.emission_ns, emission_ns)
-                fr_store_i64(&place.burst, burst)
-                fr_add_u32(&place.generation, 1)
-        if n > burst:
-            return -1
-        depth = fr_times(emission_ns, burst)
-        cost = fr_times(emission_ns, n)
-        seen = fr_load_i64(&place.tat)
+        got = self._take(cell, now_ns, n, n, emission_ns, burst, True)
+        if got > 0:
+            return 0
+        return -1 if got == 0 else -got
+
+    cpdef int64_t take_up_to(
+        self, uint32_t cell, int64_t now_ns, int32_t most, int64_t emission_ns, int64_t burst
+    ) noexcept nogil:
+        """Take as many units as there are, `most` at most: how many (above 0), or the ns to wait for the first one,
+        negative. Never 0. The rule is as in take()."""
+        if cell >= self._capacity or most <= 0:
+            return -INT64_MAX
+        return self._take(cell, now_ns, 1, most, emission_ns, burst, True)
+
+    cpdef int64_t look(self, uint32_t cell, int64_t now_ns, int64_t emission_ns, int64_t burst) noexcept nogil:
+        """What take_up_to() would find, taking nothing and recording nothing."""
+        if cell >= self._capacity:
+            return -INT64_MAX
+        return self._take(cell, now_ns, 1, INT32_MAX, emission_ns, burst, False)
+
+    cdef int64_t _take(
+        self, uint32_t cell, int64_t now_ns, int32_t least, int32_t most, int64_t emission_ns, int64_t burst, bint really
+    ) noexcept nogil:
+        """`least` to `most` units, 0 when `least` is more than the burst, or the wait for `least`, negative."""
+        cdef Cell* place = self._cell(cell)
+        cdef int64_t seen, tat, end, n, known_emission, known_burst
+        cdef int64_t given_emission = max(emission_ns, 1), given_burst = max(burst, 1)
+        cdef bint told = False
         while True:
+            # The order matters: who changes the rule stores it and then charges what is owed, so a compare-and-set
+            # that succeeds after the charge has seen the new rule.
+            seen = fr_load_i64(&place.tat)
+            known_emission = fr_load_i64(&place.emission_ns)
+            known_burst = fr_load_i64(&place.burst)
+            emission_ns = given_emission
+            burst = given_burst
+            if known_emission != emission_ns or known_burst != burst:
+                if fr_load_u32(&self._header.reloading) and known_emission > 0:
+                    emission_ns = max(emission_ns, known_emission)
+                    burst = min(burst, max(known_burst, 1))
+                elif really and not told:       # once: two that go by different rules must not wait for each other
+                    told = True
+                    self._new_rule(place, now_ns, known_emission, emission_ns, burst)
+                    continue
+                elif known_emission > 0 and known_emission < emission_ns and seen > now_ns:
+                    seen = now_ns + fr_scaled(seen - now_ns, emission_ns, known_emission)
+            if least > burst:
+                return 0
+            end = now_ns + fr_times(emission_ns, burst)     # the bucket has nothing left when tat is here
             tat = max(seen, now_ns)
             if self._header.floor_ns:
-                tat = max(tat, self._header.floor_ns + depth)
-            tat = min(tat, now_ns + depth)      # under a new rule the bucket is empty at worst
-            if tat + cost > now_ns + depth:
-                return tat + cost - now_ns - depth
-            if fr_swap_i64(&place.tat, &seen, tat + cost):
-                return 0
+                tat = max(tat, self._header.floor_ns + fr_times(emission_ns, burst))
+            tat = min(tat, end)         # under a new rule the bucket is empty at worst
+            n = min((end - tat) // emission_ns, most)
+            if n < least:
+                return min(end - tat - fr_times(emission_ns, least), -1)
+            if not really or fr_swap_i64(&place.tat, &seen, tat + emission_ns * n):
+                return n
+
+    cdef void _new_rule(
+        self, Cell* place, int64_t now_ns, int64_t old_ns, int64_t emission_ns, int64_t burst
+    ) noexcept nogil:
+        """Record a rule. Where it is slower, what is owed is charged at the new price, before (for who is killed
+        here) and after (for takes of others meanwhile) the rule is stored."""
+        cdef int64_t seen, charged = 0
+        fr_store_i64(&place.burst, burst)
+        if old_ns <= 0 or emission_ns <= old_ns:
+            fr_swap_i64(&place.emission_ns, &old_ns, emission_ns)
+            return
+        seen = fr_load_i64(&place.tat)
+        while True:
+            charged = max(seen, now_ns)
+            charged = now_ns + fr_scaled(charged - now_ns, emission_ns, old_ns)
+            if fr_swap_i64(&place.tat, &seen, charged):
+                break
+        cdef int64_t expected = old_ns
+        if not fr_swap_i64(&place.emission_ns, &expected, emission_ns):
+            return          # another one did, and charges
+        seen = fr_load_i64(&place.tat)
+        while seen > charged:
+            if fr_swap_i64(&place.tat, &seen, charged + fr_scaled(seen - charged, emission_ns, old_ns)):
+                break
 
     cpdef void give_back(self, uint32_t cell, int32_t n) noexcept nogil:
-        """Undo a take of `n` units of which none was used (no RCPT was written)."""
+        """Undo a take of `n` units of this same moment. Later use give_back_late()."""
+        self.give_back_late(cell, n, 0, 0)
+
+    cpdef void give_back_late(self, uint32_t cell, int32_t n, int64_t taken_ns, int64_t now_ns) noexcept nogil:
+        """Undo a take of `n` units, made at `taken_ns` under the present rule, of which none was used.
+
+        What has flowed in since then does not come back: with a bucket that would have been full meanwhile it was
+        lost, and giving it back would allow more than the burst."""
         cdef Cell* place
-        cdef int64_t seen
-        if cell >= self._capacity or n <= 0:
+        cdef int64_t seen, back
+        if cell >= self._capacity or n <= 0 or now_ns < taken_ns:
             return
         place = self._cell(cell)
+        back = fr_times(fr_load_i64(&place.emission_ns), n) - (now_ns - taken_ns)
         seen = fr_load_i64(&place.tat)
-        while not fr_swap_i64(&place.tat, &seen, seen - fr_times(place.emission_ns, n)):
+        while back > 0 and not fr_swap_i64(&place.tat, &seen, seen - back):
             pass
+
+    # --- rules that the governor records ---
+
+    cpdef void set_rate(self, uint32_t cell, int64_t emission_ns, int64_t burst) noexcept nogil:
+        """Record the rule of a cell for take_recorded(); `emission_ns` 0 takes it away. Only the governor calls this.
+
+        Names that share a cell get the slowest rule of them all, until it is taken away for one of them: then the
+        governor says the others' again."""
+        cdef Cell* place
+        if cell >= self._capacity:
+            return
+        place = self._cell(cell)
+        if cell < self._shared and 0 < emission_ns < place.first:
+            return
+        fr_store_u32(&place.kind, CELL_RECORDED)
+        fr_store_i64(&place.second, max(burst, 1))
+        fr_store_i64(&place.first, max(emission_ns, 0))
+
+    def rate_of(self, uint32_t cell):
+        """(emission_ns, burst) as recorded; (0, 0) where no rule is."""
+        cdef int64_t emission_ns, burst = 0
+        emission_ns = self.recorded(cell, &burst)
+        return emission_ns, burst if emission_ns else 0
+
+    cdef int64_t recorded(self, uint32_t cell, int64_t* burst) noexcept nogil:
+        """Emission of the recorded rule (0: none), and its burst."""
+        cdef Cell* place
+        burst[0] = 0
+        if cell >= self._capacity:
+            return 0
+        place = self._cell(cell)
+        if fr_load_u32(&place.kind) != CELL_RECORDED:
+            return 0
+        burst[0] = fr_load_i64(&place.second)
+        return fr_load_i64(&place.first)
+
+    cpdef int64_t take_recorded(
+        self, uint32_t cell, int64_t now_ns, int32_t most, bint unset_denies=False
+    ) noexcept nogil:
+        """take_up_to() by the recorded rule. Where none is recorded: `most`, or with `unset_denies` a second to wait
+        (a cap is spread by this rule, and the governor has not said how yet)."""
+        cdef int64_t burst, emission_ns
+        if cell >= self._capacity or most <= 0:
+            return -INT64_MAX
+        emission_ns = self.recorded(cell, &burst)
+        if emission_ns == 0:
+            return -UNSET_NS if unset_denies else most
+        return self._take(cell, now_ns, 1, most, emission_ns, burst, True)
+
+    # --- demand for units ---
+
+    cpdef void want(self, uint32_t cell, uint32_t slot, int64_t now_ns, int64_t for_ns) noexcept nogil:
+        """Publish for `for_ns` from now that this slot waits for units for transactional mail; 0: no more."""
+        cdef int64_t until
+        if self._shared <= cell < self._capacity and slot < self._slots:
+            if for_ns <= 0:
+                fr_store_i32(self._row(cell, slot) + 1, 0)
+                return
+            until = (now_ns >> WANT_SHIFT) + min((for_ns >> WANT_SHIFT) + 1, WANT_MOST)
+            fr_store_i32(self._row(cell, slot) + 1, <int32_t>((until & 0x7FFFFFFF) | 1))
+
+    cpdef bint others_want(self, uint32_t cell, uint32_t slot, int64_t now_ns) noexcept nogil:
+        """Whether another slot waits for units of this cell for transactional mail."""
+        cdef uint32_t other
+        cdef int32_t until, ahead
+        if not self._shared <= cell < self._capacity:
+            return False
+        for other in range(self._slots):
+            until = fr_load_i32(self._row(cell, other) + 1)
+            if until == 0 or other == slot:
+                continue
+            ahead = <int32_t>((until - (now_ns >> WANT_SHIFT)) & 0x7FFFFFFF)
+            if 0 < ahead <= WANT_MOST + 1:
+                return True
+        return False
+
+    # --- caps ---
+
+    cpdef bint set_cap(self, uint32_t cell, uint32_t period, int64_t cap) noexcept nogil:
+        """The cap of a period. Only the governor calls this. A period that is over is refused (False); a new one
+        begins with nothing used. A shared cell has no cap: it grants nothing."""
+        if not self._begin_period(cell, period, 0):
+            return False
+        fr_store_u64(<uint64_t*>&self._cell(cell).second,
+                     <uint64_t>period << USED_BITS | <uint64_t>min(max(cap, 0), <int64_t>USED_MASK))
+        return True
+
+    cpdef bint set_used(self, uint32_t cell, uint32_t period, int64_t used) noexcept nogil:
+        """What is used of a period's cap at least: from what the spools have reserved, after another boot."""
+        return self._begin_period(cell, period, min(max(used, 0), <int64_t>USED_MASK))
+
+    cdef bint _begin_period(self, uint32_t cell, uint32_t period, int64_t used) noexcept nogil:
+        cdef Cell* place
+        cdef uint64_t seen, wanted
+        if not self._shared <= cell < self._capacity or not 0 < period < PERIOD_MOST:
+            return False
+        place = self._cell(cell)
+        fr_store_u32(&place.kind, CELL_CAP)
+        seen = fr_load_u64(<uint64_t*>&place.first)
+        while True:
+            if seen >> USED_BITS > period:
+                return False
+            wanted = <uint64_t>period << USED_BITS | <uint64_t>used
+            if seen >= wanted:
+                return True
+            if fr_swap_u64(<uint64_t*>&place.first, &seen, wanted):
+                return True
+
+    cdef int64_t claim(self, uint32_t cell, int64_t n, uint32_t* period) noexcept nogil:
+        """At most `n` units of the cap: how many (0: it is full), and of which period."""
+        cdef Cell* place
+        cdef uint64_t seen, cap
+        cdef int64_t room
+        period[0] = 0
+        if n <= 0 or not self._shared <= cell < self._capacity:
+            return 0
+        place = self._cell(cell)
+        if fr_load_u32(&place.kind) != CELL_CAP:
+            return 0
+        seen = fr_load_u64(<uint64_t*>&place.first)
+        while True:
+            period[0] = <uint32_t>(seen >> USED_BITS)
+            cap = fr_load_u64(<uint64_t*>&place.second)
+            if cap >> USED_BITS != period[0]:
+                return 0
+            room = <int64_t>(cap & USED_MASK) - <int64_t>(seen & USED_MASK)
+            if room <= 0:
+                return 0
+            if fr_swap_u64(<uint64_t*>&place.first, &seen, seen + <uint64_t>min(room, n)):
+                return min(room, n)
+
+    cdef int64_t cap_state(self, uint32_t cell, uint32_t* period, int64_t* cap) noexcept nogil:
+        """What is used; -1 where no cap holds (none was set, or a period is just beginning)."""
+        cdef Cell* place
+        cdef uint64_t used, word
+        period[0] = 0
+        cap[0] = 0
+        if not self._shared <= cell < self._capacity:
+            return -1
+        place = self._cell(cell)
+        if fr_load_u32(&place.kind) != CELL_CAP:
+            return -1
+        used = fr_load_u64(<uint64_t*>&place.first)
+        word = fr_load_u64(<uint64_t*>&place.second)
+        period[0] = <uint32_t>(used >> USED_BITS)
+        if word >> USED_BITS != period[0]:
+            return -1
+        cap[0] = <int64_t>(word & USED_MASK)
+        return <int64_t>(used & USED_MASK)
+
+    def cap_claim(self, uint32_t cell, int64_t n):
+        """(granted, period): at most `n` units of the cap; 0 when it is full or not set."""
+        cdef uint32_t period = 0
+        granted = self.claim(cell, n, &period)
+        return granted, period
+
+    cpdef void cap_return(self, uint32_t cell, uint32_t period, int64_t n) noexcept nogil:
+        """Give back units of a claim that were not used; nothing happens when its period is over."""
+        cdef Cell* place
+        cdef uint64_t seen
+        if n <= 0 or not self._shared <= cell < self._capacity:
+            return
+        place = self._cell(cell)
+        seen = fr_load_u64(<uint64_t*>&place.first)
+        while seen >> USED_BITS == period and fr_load_u32(&place.kind) == CELL_CAP:
+            if fr_swap_u64(<uint64_t*>&place.first, &seen, seen - min(<uint64_t>n, seen & USED_MASK)):
+                return
+
+    def cap_used(self, uint32_t cell):
+        """Units of the period's cap that were claimed; 0 where no cap is."""
+        cdef uint32_t period = 0
+        cdef int64_t cap = 0
+        return max(self.cap_state(cell, &period, &cap), 0)
+
+    def cap_of(self, uint32_t cell):
+        """The cap that holds, 0 where none does."""
+        cdef uint32_t period = 0
+        cdef int64_t cap = 0
+        self.cap_state(cell, &period, &cap)
+        return cap
+
+    def cap_period(self, uint32_t cell):
+        """The period that the cap's use belongs to; 0 where none was set."""
+        cdef uint32_t period = 0
+        cdef int64_t cap = 0
+        self.cap_state(cell, &period, &cap)
+        return period
 
     cpdef void clear_slot(self, uint32_t slot) noexcept nogil:
         """Take back what a dead worker held. Only after waitpid: its counts have no other writer then."""
