@@ -81,7 +81,7 @@ async def send_test_message(app: App, to: str, *, source: str | None, reverse_pa
 
 async def _talk(app: App, talk: Dialogue, source: Any, target: Any, to: str, reverse: str) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
-    talk.note("-", f"connecting to {target.host} [{target.address}]:{target.port} from {source.address or 'any'}")
+    talk.note("-", f"connecting to {target.host} [{target.address}]:{target.port} from {_address(app, source)}")
     sock = open_socket(source, target.family)
     try:
         async with asyncio.timeout(app.config.delivery.connect_timeout_seconds):
@@ -90,6 +90,14 @@ async def _talk(app: App, talk: Dialogue, source: Any, target: Any, to: str, rev
             return await _dialogue(app, talk, source, sock, to, reverse)
     finally:
         sock.close()
+
+
+def _address(app: App, source: Any) -> str:
+    """The source's address, and the one that the far side sees where NAT gives it another."""
+    configured = app.config.source(source.name)
+    if configured is None or configured.seen_address == source.address:
+        return source.address or "any"
+    return f"{source.address} (seen as {configured.seen_address})"
 
 
 def _message(app: App, to: str, reverse: str) -> bytes:

@@ -226,7 +226,10 @@ def _spellings(key: str, name: str) -> tuple[str, ...]:
 
 
 def _scope_name(here: Mapping[str, str], keys: Iterable[str], names: Iterable[str]) -> str:
-    """The name of a scope; _SITE stands for the site's key. An unknown host counts by its site, unless the rule names the provider `other`."""
+    """The name of a scope; _SITE stands for the site's key.
+
+    An unknown host counts by its site, unless the rule names the provider `other`.
+    """
     parts = []
     for key, name in zip(keys, names, strict=True):
         if key == "provider" and here[key] == OTHER and name != OTHER:

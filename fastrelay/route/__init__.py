@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable, Iterable
 
 from fastrelay.config.schema import Config
+from fastrelay.config.units import format_endpoint
 from fastrelay.route.addresses import Addresses
 from fastrelay.route.cache import Lifetimes
 from fastrelay.route.names import InvalidDomain, normalize_domain
@@ -36,6 +37,18 @@ def make_resolver(config: Config) -> Resolver:
     return Resolver(config.dns.nameservers, timeout=config.dns.timeout_seconds, tries=config.dns.tries)
 
 
+def public_listeners(config: Config) -> list[str]:
+    """Where the outside reaches our SMTP listeners through the NAT that sources have (`public_address`)."""
+    found: dict[str, None] = {}
+    for listener in config.listeners.smtp:
+        host, port = listener.address
+        for source in config.sources:
+            everywhere = "::" if ":" in source.address else "0.0.0.0"
+            if source.public_address and host in (source.address, everywhere):
+                found[format_endpoint(source.public_address, port)] = None
+    return list(found)
+
+
 def make_router(
     config: Config,
     *,
@@ -47,9 +60,11 @@ def make_router(
 ) -> Router:
     """The router that a configuration asks for.
 
-    sites  give the old router's at a reload, so that sites stay the same objects (and keep their provider)
+    sites  give the old router's at a reload, so that sites stay the same objects
     """
     dns = config.dns
+    if sites is not None:
+        sites.use(make_providers(config.providers))
     families = (socket.AF_INET, socket.AF_INET6)
     return Router(
         resolver or make_resolver(config),
@@ -58,7 +73,7 @@ def make_router(
         port=config.delivery.port,
         allow_private_hosts=config.delivery.allow_private_hosts,
         own_names=own_names,
-        own_addresses=own_addresses,
+        own_addresses=[*own_addresses, *public_listeners(config)],
         lifetimes=Lifetimes(
             min_ttl=dns.min_ttl_seconds, max_ttl=dns.max_ttl_seconds, negative_ttl=dns.negative_ttl_seconds
         ),

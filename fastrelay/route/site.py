@@ -36,7 +36,7 @@ class Site:
 
     groups    hosts by preference, best first; see names.py for how a host is written
     port      TCP port; explicit hosts carry their own
-    provider  who runs it
+    provider  who runs it; a reload may change that
     explicit  named by the operator
     """
 
@@ -101,11 +101,19 @@ class Sites:
         """The explicit site of hosts that the operator named, each with its port, in the order to try them."""
         return self._intern(tuple((host,) for host in dict.fromkeys(hosts)), port, True)
 
+    def use(self, providers: Providers) -> None:
+        """Another table of providers, also for the sites there are."""
+        self.providers = providers
+        for site in list(self._sites.values()):
+            site.provider = self._provider(site.groups)
+
+    def _provider(self, groups: Groups) -> str:
+        return self.providers.of_hosts([split_host(host)[0] for host in groups[0]])
+
     def _intern(self, groups: Groups, port: int, explicit: bool) -> Site:
         identity = (groups, port, explicit)
         site = self._sites.get(identity)
         if site is None:
-            provider = self.providers.of_hosts([split_host(host)[0] for host in groups[0]])
-            site = Site(site_key(groups, port, explicit), groups, port, provider, explicit)
+            site = Site(site_key(groups, port, explicit), groups, port, self._provider(groups), explicit)
             self._sites[identity] = site
         return site

@@ -191,6 +191,7 @@ class Demonstration:
             "pools": {"default": list(SOURCES)},
             "dns": {"nameservers": [self.box.nameserver]},
             "delivery": {"port": self.box.port, "allow_private_hosts": True},
+            "provider_limits": False,  # it shows how fast the relay can be; real providers want it slower
             "retry": {"first": "2s", "factor": 1.5, "max": "10s", "expire": "4d", "jitter": "10%"},
             "spool": {"reserve": "64MiB", "ballast": "16MiB"},
         }

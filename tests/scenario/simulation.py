@@ -102,6 +102,7 @@ class Simulation:
         return {
             "dns": {"nameservers": [self.dns.nameserver], "min_ttl": "0s", "timeout": "1s", "tries": 1},
             "delivery": delivery,
+            "provider_limits": False,  # the stories are not about being slow
             "retry": {**SOON, **changes.pop("retry", {})},
             "spool": {"reserve": "16MiB", "ballast": "4MiB"},
             **changes,

@@ -49,6 +49,7 @@ def default_config(state_dir: Path) -> dict[str, Any]:
         "listeners": {"smtp": [{"bind": free_endpoint()}], "metrics": {"bind": free_endpoint()}},
         "relay_networks": ["127.0.0.0/8", "::1/128"],
         "delivery": {"allow_private_hosts": True},
+        "provider_limits": False,
         "retry": {"first": "1s", "factor": 2, "max": "5s", "expire": "1h", "jitter": "10%"},
     }
 

@@ -9,8 +9,19 @@ from typing import Any
 import msgspec
 import pytest
 
-from fastrelay.config.schema import Config, Delivery, Dns, Route, from_builtins, to_builtins
-from fastrelay.route import make_resolver, make_router
+from fastrelay.config.load import load_text
+from fastrelay.config.schema import (
+    Config,
+    Delivery,
+    Dns,
+    Listener,
+    Listeners,
+    Route,
+    Source,
+    from_builtins,
+    to_builtins,
+)
+from fastrelay.route import make_resolver, make_router, public_listeners
 
 
 def test_a_configuration_is_obeyed(dns: Any) -> None:
@@ -55,3 +66,77 @@ def test_the_resolver_of_a_configuration() -> None:
     assert make_resolver(Config(hostname="a.test")).nameservers  # the system's
     with pytest.raises(ValueError):
         make_resolver(Config(hostname="a.test", dns=Dns(nameservers=["ns.example"])))
+
+
+def test_providers_of_the_configuration(dns: Any) -> None:
+    config = load_text(
+        """
+hostname: mta1.news.example
+providers:
+  google: {suffixes: [mx.gift.example]}
+  house: {suffixes: [mx.house.example, olc.google.com]}
+"""
+    )
+    router = make_router(config, resolver=dns)
+
+    def provider(host: str) -> str:
+        return router.sites.of_mx([(1, host)], 25).provider
+
+    assert provider("a.mx.gift.example") == "google"
+    assert provider("mx.house.example") == "house"
+    assert provider("x.olc.google.com") == "house"  # the longer suffix wins
+    assert provider("aspmx.google.com") == "google"
+    assert router.sites.providers.match("x.olc.google.com") == ("house", "olc.google.com", "providers.house")
+    assert router.sites.providers.match("mx.example") == ("other", "", "")
+
+
+def test_a_reload_changes_the_provider_of_a_known_site(dns: Any) -> None:
+    before = make_router(Config(hostname="a.test"), resolver=dns)
+    site = before.sites.of_mx([(1, "mx.house.example")], 25)
+    assert site.provider == "other"
+    config = load_text("hostname: a.test\nproviders: {house: {suffixes: [house.example]}}")
+    after = make_router(config, resolver=dns, sites=before.sites)
+    assert after.sites.of_mx([(1, "mx.house.example")], 25) is site
+    assert site.provider == "house"
+
+
+def test_a_suffix_may_be_taken_from_a_built_in_provider(dns: Any) -> None:
+    config = load_text("hostname: a.test\nproviders: {mine: {suffixes: [gmx.net]}}")
+    providers = make_router(config, resolver=dns).sites.providers
+    assert providers.of_host("mx00.gmx.net") == "mine"
+    assert providers.of_host("mx00.web.de") == "gmx_webde"
+    assert {"mine", "other", "google"} <= providers.names()
+    assert providers.suffixes("mine") == ["gmx.net"]
+    assert "gmx.net" not in providers.suffixes("gmx_webde")
+
+
+@pytest.mark.parametrize(
+    ("bind", "address", "public", "found"),
+    [
+        ("0.0.0.0:25", "10.0.0.5", "192.0.2.5", ["192.0.2.5:25"]),
+        ("10.0.0.5:2525", "10.0.0.5", "192.0.2.5", ["192.0.2.5:2525"]),
+        ("10.0.0.6:25", "10.0.0.5", "192.0.2.5", []),
+        ("[::]:25", "10.0.0.5", "192.0.2.5", []),
+        ("[::]:25", "fd00::5", "2001:db8::5", ["[2001:db8::5]:25"]),
+        ("0.0.0.0:25", "10.0.0.5", None, []),
+    ],
+)
+def test_where_listeners_are_seen_outside(bind: str, address: str, public: str | None, found: list[str]) -> None:
+    config = Config(
+        hostname="a.test",
+        listeners=Listeners(smtp=[Listener(bind=bind)]),
+        sources=[Source(name="a", address=address, public_address=public)],
+    )
+    assert public_listeners(config) == found
+
+
+def test_mail_for_our_public_address_is_a_loop(dns: Any) -> None:
+    config = load_text(
+        'hostname: a.test\nlisteners: {smtp: [{bind: "10.0.0.5:25"}]}\n'
+        "sources: [{name: a, address: 10.0.0.5, public_address: 9.9.9.9}]"
+    )
+    router = make_router(config, resolver=dns, own_addresses=["10.0.0.5:25"])
+    dns.mx("us.example", (10, "mx.us.test"))
+    dns.host("mx.us.test", "9.9.9.9")
+    route = asyncio.run(router.resolve("us.example", 0.0))
+    assert (route.action, route.enhanced) == ("fail", "5.4.6")
