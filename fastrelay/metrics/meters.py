@@ -26,6 +26,9 @@ class Meters:
         self._connections_set: set[int] = set()
         self._waiting_set: set[int] = set()
         self._log_failures = 0
+        for metric, label, values in names.FROM_THE_START:  # an alert on an increase must see the 0 before it
+            for value in values:
+                self.entry(metric, **{label: value})
 
     def entry(self, metric: names.Metric, **labels: str) -> int:
         """The slab entry of a metric, kept."""

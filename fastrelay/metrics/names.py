@@ -228,3 +228,11 @@ CONFIG_RELOAD_SUCCESS = _gauge(
     "config_last_reload_successful", "1 when the configuration file was taken over at the last try.", of_supervisor=True
 )
 BUILD_INFO = _gauge("build_info", "1; the version is in the label.", "version", of_supervisor=True)
+
+# Counters that are there with 0 from a worker's start: (metric, its label, the label's values).
+FROM_THE_START = (
+    (SMTP_REFUSED, "class", REFUSALS),
+    (CONNECTS, "result", CONNECT_RESULTS),
+    (DNS_QUERIES, "result", DNS_RESULTS),
+    (ERRORS, "where", ERROR_PLACES),
+)
