@@ -76,8 +76,8 @@ class MxHosts:
         timetable: Timetable | None = None,
         on_accepted: Callable[[str, str, int], object] | None = None,
     ) -> None:
-        """``policies`` by address or provider; an address comes first. ``on_accepted(provider, client, recipients)`` is called for each message taken. Without a timetable, latency
-        is real."""
+        """``policies`` by address or provider; an address comes first. ``on_accepted(provider, client, recipients)``
+        is called for each message taken. Without a timetable, latency is real."""
         self.policies = dict(policies or {})
         self.clock = clock or RealClock()
         self.timetable = timetable

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 DAY_SECONDS = 86400.0
-MOST_GREYLISTED = 1_000_000
+MOST_REMEMBERED = 1_000_000  # recipients of which a greylist or a deferral is kept
 MOST_CLIENTS = 10_000  # addresses whose standing is kept; beyond it they share one
 
 Window = Literal["bucket", "sliding", "clock"]
@@ -180,7 +180,8 @@ class Standing:
 
     def _judge(self, rules: StandingRules) -> None:
         tried = self.taken + self.excess
-        if not tried:
+        if not tried:  # nothing, or all of it blocked: what is not seen is forgotten in the end
+            self.score = min(1.0, self.score + rules.recovery)
             return
         most = max(
             self.excess / tried / max(rules.excess_share, 1e-9),
@@ -263,10 +264,8 @@ class Provider:
             held = self._held(standing, rules.standing, recipient)
             if held is not None:
                 return held
-        if rules.deferred_share and chance_of(recipient, b"deferred") < rules.deferred_share:
-            if recipient not in self._deferred_once:
-                self._deferred_once.add(recipient)
-                return self._refuse("deferred", rules.deferred_reply)
+        if self._defers(recipient):
+            return self._refuse("deferred", rules.deferred_reply)
         if standing is not None:
             standing.taken += 1
         return None
@@ -317,9 +316,19 @@ class Provider:
         return standing
 
     def _greylisted(self, triplet: tuple[str, bytes, bytes], now: float) -> bool:
-        if len(self._first_seen) > MOST_GREYLISTED:
+        if len(self._first_seen) > MOST_REMEMBERED:
             self._first_seen.clear()
         return now - self._first_seen.setdefault(triplet, now) < self.rules.greylist_seconds
+
+    def _defers(self, recipient: bytes) -> bool:
+        """Whether this recipient is one of those that are put off, and was not yet."""
+        share = self.rules.deferred_share
+        if not share or recipient in self._deferred_once or chance_of(recipient, b"deferred") >= share:
+            return False
+        if len(self._deferred_once) < MOST_REMEMBERED:
+            self._deferred_once.add(recipient)
+            return True
+        return False
 
     def _held(self, standing: Standing, rules: StandingRules, recipient: bytes) -> bytes | None:
         """What its standing costs one recipient."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ class Envelopes:
     def __init__(self, hostname: str) -> None:
         self._hostname = hostname.encode()
 
-    def make(self, sender: bytes, recipients: Iterable[bytes], content: bytes) -> Any:
+    def make(self, sender: bytes, recipients: list[bytes], content: bytes) -> Any:
         """The envelope of one message; its content has CRLF line ends and is not stuffed."""
         machine = SmtpServer(self._hostname, ServerLimits(), may_relay=True)
         machine.greeting(0.0)
@@ -139,7 +139,7 @@ class SimulatedRelay:
         self._every.append((seconds, [self.clock.monotonic() + seconds], callback))
 
     def submit(
-        self, recipients: Iterable[bytes], content: bytes, sender: bytes, on_reply: Callable[[bytes], object] | None
+        self, recipients: list[bytes], content: bytes, sender: bytes, on_reply: Callable[[bytes], object] | None
     ) -> Submission:
         """Hands a message in; the reply comes with the commit."""
         submission = Submission(on_reply)

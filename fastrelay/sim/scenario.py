@@ -8,8 +8,8 @@
       google: {connections: 5, rates: [{limit: 3000/h, window: clock}], reputation: {first_day: 500}}
 
 Strict like the configuration, with the same reader: every problem at once, by line, path and mend. What a provider is
-not told to do it does by `defaults`, and what those leave open by its habit: the connections and messages per connection
-of the built-in provider table.
+not told to do it does by `defaults`, and what those leave open by its habit: the connections and messages per
+connection of the built-in provider table.
 
 Known faults: none.
 """
