@@ -101,7 +101,7 @@ cdef class Rule:
         if self.kind_number != FIXED or emission_ns <= 0:
             raise ValueError("only a fixed rate is changed, to another rate")
         if emission_ns != self.emission_ns:
-            self.changed_ns = now_ns + 1
+            self.changed_ns = now_ns
         self.emission_ns = emission_ns
         self.burst = max(burst, 1)
         self.detail = detail
@@ -134,6 +134,10 @@ cdef class Rule:
         cdef int64_t burst
         return min(max(self._rate(&burst), <int64_t>RECHECK_LEAST_NS), <int64_t>LOOK_NS)
 
+    cdef int64_t charged(self) noexcept:
+        """ns per unit as takes are charged now."""
+        return self.table._cell(self.cell).emission_ns
+
     cdef int64_t _rate(self, int64_t* burst) noexcept:
         """ns per unit, 0: no rule recorded."""
         if self.kind_number == FIXED:
@@ -145,7 +149,7 @@ cdef class Rule:
         cdef int64_t burst, emission_ns = self._rate(&burst)
         if self.kind_number != FIXED and emission_ns != self.seen_emission:
             self.seen_emission = emission_ns
-            self.changed_ns = now_ns + 1
+            self.changed_ns = now_ns
         if emission_ns == 0:
             return -UNSET_NS if self.kind_number == SPREAD else most
         return self.table.take_up_to(self.cell, now_ns, most, emission_ns, burst)
@@ -170,7 +174,7 @@ cdef class Rule:
             return 0
         if period != self.period:
             self.period = period
-            self.changed_ns = now_ns + 1
+            self.changed_ns = now_ns
             self.left = self.pending = 0
         elif used > cap and self.left:          # it was lowered
             self.table.cap_return(self.cell, period, self.left)
@@ -234,15 +238,32 @@ cdef class Rule:
         elif self.kind_number == FIXED or self.seen_emission:
             self.table.give_back(self.cell, n)
 
-    cdef void give_back(self, int32_t n, int64_t taken_ns, int64_t now_ns) noexcept:
+    cdef int give_back(self, int32_t n, int64_t taken_ns, int64_t now_ns) except -1:
         """Units that were taken at `taken_ns`; nothing when the rule or the period changed since."""
-        if taken_ns < self.changed_ns - 1 or self.closed:
-            return
+        cdef int64_t burst, emission_ns
+        if taken_ns < self.changed_ns or self.closed:
+            return 0
         if self.kind_number == CAP:
-            if taken_ns >= self.changed_ns - 1 and self.period:
-                self.left += n
-        elif self.kind_number == FIXED or self.seen_emission:
+            self.left += n
+            self._trim()
+            return 0
+        emission_ns = self._rate(&burst)
+        if emission_ns == self.charged() and (self.kind_number == FIXED or emission_ns == self.seen_emission):
             self.table.give_back_late(self.cell, n, taken_ns, now_ns)
+        return 0
+
+    cdef int _trim(self) except -1:
+        """Return what came back and is more than a worker may hold unused."""
+        cdef uint32_t period
+        cdef int64_t cap, surplus
+        if self.table.cap_state(self.cell, &period, &cap) < 0 or period != self.period:
+            return 0
+        surplus = min(self.left + self.pending - max(cap // OUTSTANDING_PART, 1), self.left)
+        if surplus > 0:
+            self.left -= surplus
+            self.table.cap_return(self.cell, period, surplus)
+            self._lower(surplus)
+        return 0
 
     # --- looking ---
 
@@ -429,16 +450,21 @@ cdef class Waiting:
         cdef list woken = []
         cdef Rule rule
         cdef int64_t permits
+        cdef Py_ssize_t most
         while self._heap and len(woken) < MOST_AT_ONCE:
             rule = self._heap[0]
             if rule.wake_ns > now_ns:
                 break
-            permits = rule.look(now_ns, rule.urgent_waiters > 0)
+            permits = rule.look(now_ns, True)
+            most = rule.waiters
+            if permits > 0 and rule.kind_number != CAP and rule.table.others_want(rule.cell, rule.slot, now_ns):
+                most = rule.urgent_waiters      # the others give way
             if permits > 0:
-                self._wake(rule, min(permits, MOST_AT_ONCE - len(woken)), woken)
-                if rule.waiters:
-                    self._schedule(rule, now_ns if len(woken) >= MOST_AT_ONCE else now_ns + min(
-                        rule._interval(), <int64_t>RECHECK_MOST_NS))
+                self._wake(rule, min(permits, most, MOST_AT_ONCE - len(woken)), woken)
+                if rule.waiters and len(woken) >= MOST_AT_ONCE:
+                    self._schedule(rule, now_ns)
+                elif rule.waiters:
+                    self._schedule(rule, now_ns + min(rule._interval(), <int64_t>RECHECK_MOST_NS))
             else:
                 self._schedule(rule, now_ns + min(-permits, <int64_t>LOOK_NS))
         return woken

@@ -353,7 +353,7 @@ cdef class Table:
         if recorded != limit:
             if fr_load_u32(&self._header.reloading) and recorded > 0:
                 limit = min(limit, recorded)
-            else:
+            if recorded != limit:
                 fr_store_i32(&self._cell(cell).limit, limit)
         # Add before the sum: of those that hold, the last to add has seen all others, so the sum is never over.
         fr_add_i32(self._row(cell, slot), 1)
@@ -493,11 +493,12 @@ cdef class Table:
                 if fr_load_u32(&self._header.reloading) and known_emission > 0:
                     emission_ns = max(emission_ns, known_emission)
                     burst = min(burst, max(known_burst, 1))
-                elif really and not told:       # once: two that go by different rules must not wait for each other
+            if known_emission != emission_ns or known_burst != burst:
+                if really and not told:       # once: two that go by different rules must not wait for each other
                     told = True
                     self._new_rule(place, now_ns, known_emission, emission_ns, burst)
                     continue
-                elif known_emission > 0 and known_emission < emission_ns and seen > now_ns:
+                if 0 < known_emission < emission_ns and seen > now_ns:
                     seen = now_ns + fr_scaled(seen - now_ns, emission_ns, known_emission)
             if least > burst:
                 return 0
