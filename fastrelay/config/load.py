@@ -18,6 +18,7 @@ import yaml
 from fastrelay.config.base import Origins
 from fastrelay.config.rules import check_rules
 from fastrelay.config.schema import DEFAULT_STATE_DIR, Config
+from fastrelay.config.sending_rules import rules_path
 from fastrelay.config.tree import BAD, TreeReader
 from fastrelay.errors import ConfigError, ConfigProblem
 
@@ -68,14 +69,17 @@ def parse(text: str, name: str, folder: str | None = None) -> Document:
     config = reader.read(_compose(text, name), Config, "")
     if config is BAD:
         raise ConfigError(reader.problems)
-    warnings = check_rules(config, reader)
-    if reader.problems:
-        raise ConfigError(sorted(reader.problems, key=lambda problem: problem.line))
+    if folder is None:
+        folder = os.path.dirname(os.path.abspath(name))
+    warnings = check_rules(config, reader, folder)
+    if reader.problems:  # those of a file that this one names come behind
+        raise ConfigError(sorted(reader.problems, key=lambda problem: (problem.file != name, problem.line)))
     # Without pools, every source is in the pool `default`.
     pools = config.pools or ({"default": [source.name for source in config.sources]} if config.sources else {})
     origins = Origins(file=name, lines={path: line for path, line in reader.lines.items() if _ORIGIN.match(path)})
     state_dir = _absolute(config.state_dir, name, folder)
-    config = msgspec.structs.replace(config, state_dir=state_dir, pools=pools, origins=origins)
+    backoff = msgspec.structs.replace(config.backoff, rules=rules_path(config, folder))
+    config = msgspec.structs.replace(config, state_dir=state_dir, pools=pools, backoff=backoff, origins=origins)
     return Document(name, config, warnings, reader.lines)
 
 

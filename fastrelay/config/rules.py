@@ -11,7 +11,8 @@ import ipaddress
 import os
 from collections.abc import Callable
 
-from fastrelay.config.schema import Config
+from fastrelay.config.schema import Config, Headers
+from fastrelay.config.sending_rules import SENDING_RULES, check_backoff_rules
 from fastrelay.config.tree import TreeReader
 from fastrelay.config.units import format_duration, format_size, parse_bind
 from fastrelay.errors import ConfigProblem
@@ -51,11 +52,12 @@ def _related(path: str, other: str) -> bool:
     return long == short or (long.startswith(short) and (not short or long[len(short)] in ".["))
 
 
-def check_rules(config: Config, reader: TreeReader) -> list[ConfigProblem]:
-    """Run all rules; problems are added to the reader, warnings returned."""
+def check_rules(config: Config, reader: TreeReader, folder: str) -> list[ConfigProblem]:
+    """Run all rules; problems are added to the reader, warnings returned. Relative paths start at `folder`."""
     rules = Rules(reader)
-    for rule in RULES:
+    for rule in (*RULES, *SENDING_RULES):
         rule(config, rules)
+    check_backoff_rules(config, rules, folder)
     return rules.warnings
 
 
@@ -355,7 +357,7 @@ def _headers(config: Config, rules: Rules) -> None:
     if not rules.sound("headers"):
         return
     taken: dict[str, str] = {}
-    for meaning in ("campaign", "tenant", "pool", "priority"):
+    for meaning in Headers.__struct_fields__:
         for index, name in enumerate(getattr(config.headers, meaning)):
             path, folded = f"headers.{meaning}[{index}]", name.lower()
             if folded in _NEEDED_FIELDS or folded.startswith("content-"):

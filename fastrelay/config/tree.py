@@ -140,7 +140,11 @@ class TreeReader:
         for key, key_node, child in self.keys(node, path):
             name = self.read(key_node, kinds[0], f"{path}.{key}")
             value = self.read(child, kinds[1], f"{path}.{key}")
-            if name is not BAD and value is not BAD:
+            if name in values:
+                self.fault(
+                    key_node, f"{path}.{key}", f"is given twice, as {name} in another spelling", "keep one of them"
+                )
+            elif name is not BAD and value is not BAD:
                 values[name] = value
         return values
 
