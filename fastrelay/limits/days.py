@@ -25,7 +25,7 @@ one period for the wrong and one for the right date, at least 22 h apart.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
 from zoneinfo import ZoneInfo
 
@@ -60,14 +60,27 @@ def _zone(name: str) -> ZoneInfo:
     return ZoneInfo(name)
 
 
+@lru_cache(maxsize=256)  # hundreds of sources ask in the same second
+def _day_at(second: int, zone: str) -> tuple[int, float]:
+    """(day number, when the next date begins) of a wall time in whole seconds."""
+    here = datetime.fromtimestamp(second, _zone(zone))
+    following = datetime.combine(here.date() + timedelta(days=1), time(), _zone(zone))
+    return here.toordinal(), following.timestamp()
+
+
 def date_number(wall: float, zone: str) -> int:
     """The date of a wall time in a time zone, as a day number (1 is 0001-01-01)."""
-    return datetime.fromtimestamp(wall, _zone(zone)).toordinal()
+    return _day_at(int(wall), zone)[0]
 
 
 def date_text(number: int) -> str:
     """A day number as 2026-11-23."""
     return datetime.fromordinal(max(1, number)).date().isoformat()
+
+
+def seconds_to_midnight(wall: float, zone: str) -> float:
+    """Until the next date begins in a time zone."""
+    return max(0.0, _day_at(int(wall), zone)[1] - wall)
 
 
 def hour_number(wall: float) -> int:

@@ -1,0 +1,168 @@
+"""The governor: what decides over time how fast mail may leave. One a relay, in the supervisor (or a simulation).
+
+`tick()` once a second reads what became of attempts (the workers' metrics files), and writes caps, spreads and adaptive
+rates into the shared table, where workers find them at their next permit. What must be told in words (back-offs, the
+view of warm-up) is in `state()`, which the supervisor gives to all workers whenever `version` has changed.
+
+Its parts: warm-up (warming.py) and back-off (backoff.py, adaptive.py). Each keeps its state in the LMDB `control`, and
+what it cannot read or write never makes anything faster.
+
+Known faults: a part that fails in its tick is reported and tried again at the next; the others go on.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from fastrelay._core.slab import Slab
+from fastrelay.clock import Clock
+from fastrelay.config.schema import Config
+from fastrelay.errors import FastrelayError
+from fastrelay.limits import stages, warmup_view
+from fastrelay.limits.durable import Reserved
+from fastrelay.limits.warming import CapTable, Counts, Event, Store, Track, Warmup
+from fastrelay.metrics import names
+
+log = logging.getLogger("fastrelay.governor")
+
+DATABASES = ("warmup", "backoff")  # in the LMDB `control`
+COMMANDS = ("warmup.status", "warmup.plan", "warmup.set", "warmup.hold", "warmup.resume")
+
+
+class GovernorError(FastrelayError):
+    """A command that cannot be carried out, in words."""
+
+
+def slab_counts(slabs: Iterable[Slab]) -> dict[tuple[str, str, str], float]:
+    """Cumulative outcomes of all workers by (outcome, provider, source); `blocked`: replies that refuse the source."""
+    counts: dict[tuple[str, str, str], float] = {}
+    for slab in slabs:
+        for kind, name, labels, value in slab.entries():
+            if kind != "counter" or isinstance(value, tuple):
+                continue
+            if name == names.OUTCOMES_TOTAL.name:  # labels are sorted by name
+                (_, outcome), (_, provider), (_, source) = labels
+            elif name == names.BLOCKS.name:
+                outcome, ((_, provider), (_, source)) = "blocked", labels
+            else:
+                continue
+            counts[outcome, provider, source] = counts.get((outcome, provider, source), 0.0) + value
+    return counts
+
+
+class Governor:
+    """See the top.
+
+    counts    cumulative {(outcome, provider, source): n} of all workers (slab_counts)
+    event     is told (name, fields) of what is decided, for the relay's event log
+    reserved  reads what spools have reserved of caps (durable.reserved); asked at the start, if the table is new
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        table: CapTable,
+        store: Store,
+        clock: Clock,
+        counts: Callable[[], Counts],
+        *,
+        event: Event = lambda name, fields: None,
+        reserved: Callable[[], Reserved] = Reserved,
+    ) -> None:
+        self.config = config
+        self.clock = clock
+        self.warmup = Warmup(config, table, store, clock, counts, event, reserved)
+
+    @property
+    def version(self) -> int:
+        """Changes whenever workers should get `state()` again."""
+        return self.warmup.version
+
+    def reload(self, config: Config) -> None:
+        """Take over a configuration."""
+        self.config = config
+        self.warmup.reload(config)
+
+    def tick(self) -> None:
+        """Once a second."""
+        for part in (self.warmup.tick,):
+            try:
+                part()
+            except Exception:
+                log.exception("a part of the governor failed; please report this")
+
+    def report(self, event: dict[str, Any]) -> None:
+        """What a worker tells: a reply that a rule matched (`reply_rule`), or a complaint (`complaint`, n)."""
+        if event.get("event") == "complaint":
+            self.warmup.complained(str(event.get("source")), str(event.get("place")), int(event.get("n") or 1))
+
+    def state(self) -> dict[str, Any]:
+        """For workers, metrics and people."""
+        return {"warmup": warmup_view.rows(self.warmup)}
+
+    # --- commands ---
+
+    def command(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """A command of the control socket; what it changes is on stable storage and in force when this returns.
+
+        Raises GovernorError in words.
+        """
+        known = {"source", "provider", *_ARGUMENTS.get(name, ())}
+        unknown = sorted(set(arguments) - known)
+        if unknown:
+            raise GovernorError(f"{name} has no argument {unknown[0]!r}")
+        try:
+            tracks = self.warmup.chosen(_text(arguments, "source"), _text(arguments, "provider"))
+            return self._on_warmup(name.removeprefix("warmup."), tracks, arguments)
+        except ValueError as error:
+            if name == "warmup.status" and not arguments:
+                return {"warmup": []}
+            raise GovernorError(str(error)) from None
+
+    def _on_warmup(self, act: str, tracks: list[Track], arguments: dict[str, Any]) -> dict[str, Any]:
+        if act == "status":
+            return {"warmup": warmup_view.status(self.warmup, tracks)}
+        if act == "plan":
+            return {"warmup": warmup_view.plan(self.warmup, tracks)}
+        if _text(arguments, "source") is None:
+            raise ValueError(f"warmup.{act} wants a source")
+        why = _text(arguments, "why") or ""
+        steps: dict[str, Callable[[Track], stages.Step]] = {
+            "set": lambda track: stages.set_stage(track.progress, track.ramp, _stage(arguments, track)),
+            "hold": lambda track: stages.hold(track.progress, why),
+            "resume": lambda track: stages.resume(track.progress, why),
+        }
+        if act in ("hold", "resume") and len(tracks) > 1:
+            tracks = [track for track in tracks if _able(act, track)] or tracks
+        if not self.warmup.act(tracks, steps[act]):
+            raise ValueError("the state could not be written, so nothing was changed; the relay's log says more")
+        return {"warmup": warmup_view.status(self.warmup, tracks)}
+
+
+_ARGUMENTS = {"warmup.set": ("stage", "why"), "warmup.hold": ("why",), "warmup.resume": ("why",)}
+
+
+def _able(act: str, track: Track) -> bool:
+    """Of several tracks of a source, those that can be held (resumed) are."""
+    return track.progress.state in (("running", "held") if act == "hold" else ("held", "stopped"))
+
+
+def _text(arguments: dict[str, Any], name: str) -> str | None:
+    value = arguments.get(name)
+    if value is not None and not isinstance(value, str):
+        raise ValueError(f"{name} is a text")
+    return value or None
+
+
+def _stage(arguments: dict[str, Any], track: Track) -> int:
+    """From 0. `done` is behind the last one."""
+    value = arguments.get("stage")
+    if value == "done":
+        return len(track.ramp.caps)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError(f"a stage is a number from 1 to {len(track.ramp.caps)}, or done")
+    if value > len(track.ramp.caps):
+        raise ValueError(f"{track.words} has {len(track.ramp.caps)} stages; to end it, set done")
+    return value - 1
