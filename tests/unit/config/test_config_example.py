@@ -10,11 +10,16 @@ from msgspec.inspect import is_struct_type
 
 from fastrelay.config import base, schema
 from fastrelay.config.load import load_document
+from fastrelay.config.sending import WarmupPlan
+from fastrelay.config.tree import fields_of
 
 EXAMPLE = Path(__file__).parents[3] / "deploy" / "fastrelay.example.yaml"
 
 # What the example shows beside the defaults, so that there is something to see.
-SHOWN = {"hostname", "state_dir", "listeners", "sources", "pools", "dns", "routes"}
+SHOWN = {
+    *("hostname", "state_dir", "listeners", "sources", "pools", "dns", "routes"),
+    *("providers", "shaping", "warmup", "tenants", "senders", "origins"),
+}
 
 
 def structs_within(kind):
@@ -26,30 +31,42 @@ def structs_within(kind):
     return [found for part in get_args(kind) for found in structs_within(part)]
 
 
-def keys_of(kind, path=""):
-    """Every path of the schema, lists without an index."""
-    for field in msgspec.structs.fields(kind):
-        here = f"{path}.{field.encode_name}" if path else field.encode_name
-        yield here
+def declared(kind, field):
+    """A field with the struct that it was declared in first: several kinds of rules share their keys."""
+    bases = [base for base in reversed(kind.__mro__) if is_struct_type(base)]
+    return next(base.__name__ for base in bases if field in base.__struct_fields__)
+
+
+def keys_of(kind):
+    """Every (struct, key) of the schema."""
+    for field in fields_of(kind):
+        yield declared(kind, field.name), field.encode_name
         for below in structs_within(field.type):
-            yield from keys_of(below, here)
+            yield from keys_of(below)
 
 
-def paths_of(value, path=""):
-    """Every path that a YAML document has, lists without an index."""
-    if isinstance(value, dict):
-        for key, below in value.items():
-            here = f"{path}.{key}" if path else key
-            yield here
-            yield from paths_of(below, here)
-    elif isinstance(value, list):
-        for below in value:
-            yield from paths_of(below, path)
+def keys_shown(value, kind):
+    """Every (struct, key) that a document has."""
+    if get_origin(kind) is Annotated:
+        kind = get_args(kind)[0]
+    if is_struct_type(kind):
+        for field in fields_of(kind):
+            if field.encode_name in (value or ()):
+                yield declared(kind, field.name), field.encode_name
+                yield from keys_shown(value[field.encode_name], field.type)
+    elif get_origin(kind) in (list, dict):
+        for below in value.values() if isinstance(value, dict) else value or ():
+            yield from keys_shown(below, get_args(kind)[-1])
+    else:  # X | None
+        for part in get_args(kind):
+            yield from keys_shown(value, part) if structs_within(part) else ()
 
 
 def test_every_key_is_in_the_example():
-    shown = set(paths_of(yaml.safe_load(EXAMPLE.read_text())))
+    shown = set(keys_shown(yaml.safe_load(EXAMPLE.read_text()), schema.Config))
     assert set(keys_of(schema.Config)) - shown == set()
+    assert ("Growth", "factor") in shown
+    assert ("Thresholds", "deferrals") in shown
 
 
 def test_the_example_is_sound():
@@ -64,6 +81,8 @@ def test_the_example_shows_the_defaults():
             assert getattr(config, field.name) == getattr(default, field.name), field.name
     assert msgspec.structs.replace(config.dns, nameservers=[]) == default.dns
     assert config.listeners.smtp == default.listeners.smtp
+    plan = msgspec.structs.replace(config.warmup["gently"], template=None, per=None, providers={})
+    assert plan == WarmupPlan()
 
 
 def test_every_key_of_the_example_is_explained():
@@ -82,9 +101,10 @@ def test_every_attribute_with_a_unit_says_so():
     units = {"duration": "_seconds", "size": "_bytes", "share": "_share"}
 
     def walk(kind):
-        for field in msgspec.structs.fields(kind):
-            if get_origin(field.type) is Annotated:
-                unit = (get_args(field.type)[1].extra or {}).get("unit")
+        for field in fields_of(kind):
+            plain = next((part for part in get_args(field.type) if get_origin(part) is Annotated), field.type)
+            if get_origin(plain) is Annotated and get_origin(field.type) not in (list, dict):
+                unit = (get_args(plain)[1].extra or {}).get("unit")
                 assert field.name.endswith(units.get(unit, "")), field.name
                 assert field.encode_name == base.yaml_key(field.name)
             for below in structs_within(field.type):
