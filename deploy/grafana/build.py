@@ -183,7 +183,7 @@ def warmup() -> dict[str, Any]:
         graph("Caps against use", 16, [
             (cold("used"), "used {{source}} {{key}}"), (cold("cap"), "cap {{source}} {{key}}"),
         ], "short", dashed="cap.*", height=10,
-words="Use includes what workers have reserved; it never passes the cap."),
+              words="Use includes what workers have reserved; it never passes the cap."),
         bars("Share of the present cap", 8, f"{cold('used')} / ({cold('cap')} > 0)",
              "{{source}} {{key}}", "percentunit", height=10),
         table("Warm-ups", 24, [
