@@ -180,6 +180,10 @@ class App:
         self._accept_with_the_others(self.clock.monotonic() + READY_TOGETHER_SECONDS)
         return bound
 
+    def set_limits(self, state: dict[str, Any]) -> None:
+        """What the governor decided (limits/governor.py, `state`): back-offs, and where warm-up stands."""
+        self.limits_state = state
+
     def _accept_with_the_others(self, latest: float) -> None:
         """Takes clients once every worker is ready (or some are late): the first one up would get them all.
 

@@ -44,6 +44,8 @@ from fastrelay.config.checks import check_host, require_host
 from fastrelay.config.load import load_document
 from fastrelay.config.schema import Config, to_builtins
 from fastrelay.errors import ConfigError, ConfigProblem, FastrelayError, HostError
+from fastrelay.limits import durable, governor
+from fastrelay.limits.governor import Governor, slab_counts
 from fastrelay.metrics import names
 from fastrelay.metrics.collector import Facts, SlabCollector, registry
 from fastrelay.metrics.facts import add_relay
@@ -57,6 +59,7 @@ CONTROL_MAP_BYTES = 256 * 2**20
 RELOAD_SECONDS = 30.0
 LEAVE_SECONDS = 10.0  # beyond drain_timeout, for commits and shutting files
 STARTING_SIGN_SECONDS = 10.0
+GOVERN_SECONDS = 1.0
 
 
 class Supervisor:
@@ -82,6 +85,7 @@ class Supervisor:
         self.slots: list[WorkerSlot] = []
         self.state = "starting"
         self.suspensions: Suspensions
+        self.governor: Governor
         self.metrics: MetricsServer | None = None
         self._lock = lock
         self._worker_command = worker_command
@@ -97,7 +101,9 @@ class Supervisor:
         self._reload_ok = True
         self._reload_lock = asyncio.Lock()
         self._owing_reload: set[int] = set()  # slots that have not taken over the configuration yet
-        self._started_with: dict[int, tuple[Config, list[dict[str, Any]]]] = {}  # what a slot's process was told
+        # What a slot's process was told: configuration, suspensions, version of the governor's state.
+        self._started_with: dict[int, tuple[Config, list[dict[str, Any]], int]] = {}
+        self._told_limits = 0  # version of the governor's state that all workers were told
         self._stop = asyncio.Event()
         self._keepers: list[asyncio.Task[None]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -146,7 +152,8 @@ class Supervisor:
             for slot in range(self._slot_count):
                 self._slabs[slot] = Slab(self._path(f"slab.{slot}"), create=True)
                 self._slabs[slot].reset_gauges()  # of an earlier relay; we hold the lock, so nobody writes
-            store = Environment(self._path("control"), DATABASES, map_bytes=CONTROL_MAP_BYTES)
+            databases = (*DATABASES, *governor.DATABASES)
+            store = Environment(self._path("control"), databases, map_bytes=CONTROL_MAP_BYTES)
         except (TableError, SlabError, LmdbError, OSError) as error:
             problem = ConfigProblem(self.config_path, 0, "state_dir", str(error), "make room, or mend it")
             raise HostError([problem]) from error
@@ -156,6 +163,16 @@ class Supervisor:
         for slot in old_slab_slots(self._state_dir, self._slot_count):
             with contextlib.suppress(SlabError):
                 self._slabs[slot] = Slab(self._path(f"slab.{slot}"), writable=False)
+        self.governor = Governor(
+            self.config,
+            self.table,
+            store,
+            self.clock,
+            lambda: slab_counts(self._slabs.values()),
+            event=self.event,
+            reserved=lambda: durable.reserved(self._state_dir),
+        )
+        self._told_limits = self.governor.version
 
     def _open_relay_log(self, cleanup: contextlib.ExitStack) -> None:
         """The log of what the relay itself decides. Raises HostError."""
@@ -196,6 +213,7 @@ class Supervisor:
             self._spawn(slot.watch())
         self._spawn(self._show_signs_of_life())
         self._spawn(self._keep_relay_log())
+        self._spawn(self._govern())
 
     async def _wait_until_ready(self) -> None:
         """Until every worker was ready once, or a stop is asked for. Raises StartFailed."""
@@ -238,7 +256,7 @@ class Supervisor:
 
     def start_message(self, slot: int) -> dict[str, Any]:
         """What a worker needs to know to start."""
-        self._started_with[slot] = (self.config, self.suspensions.listed)
+        self._started_with[slot] = (self.config, self.suspensions.listed, self.governor.version)
         return {
             "slot": slot,
             "slots": self._slot_count,
@@ -247,6 +265,7 @@ class Supervisor:
             "table": self._path("table"),
             "slab": self._path(f"slab.{slot}"),
             "suspensions": self.suspensions.listed,
+            "limits": self.governor.state(),
             "orphans": self._orphans.get(slot, []),
             "boot_id": self.clock.boot_id(),
         }
@@ -263,7 +282,10 @@ class Supervisor:
 
     def on_report(self, slot: WorkerSlot, message: dict[str, Any]) -> None:
         """What a worker tells unasked."""
-        log.warning("worker %d sent an unknown event: %s", slot.number, message["event"])
+        if message["event"] in governor.REPORTS:
+            self.governor.report(message)
+        else:
+            log.warning("worker %d sent an unknown event: %s", slot.number, message["event"])
 
     def event(self, name: str, fields: dict[str, Any]) -> None:
         """An event that belongs to no message, for state/events/relay.jsonl: what the relay itself decided. `id` tells
@@ -287,16 +309,35 @@ class Supervisor:
 
     async def _catch_up(self, slot: WorkerSlot) -> None:
         """A worker that was on its way during a change was told the state before it."""
-        config, suspensions = self._started_with[slot.number]
+        config, suspensions, limits = self._started_with[slot.number]
         try:
             if suspensions is not self.suspensions.listed:
                 await slot.request("suspensions", {"suspensions": self.suspensions.listed}, RELOAD_SECONDS)
+            if limits != self.governor.version:
+                await slot.request("limits", {"limits": self.governor.state()}, RELOAD_SECONDS)
             if config is not self.config:
                 await slot.request("reload", {"config": to_builtins(self.config)}, RELOAD_SECONDS)
             self._owing_reload.discard(slot.number)
             self.table.reloading = bool(self._owing_reload)
         except FastrelayError as error:
             log.warning("worker %d has not taken over a change: %s", slot.number, error)
+
+    async def _govern(self) -> None:
+        """What warm-up and back-off decide, once a second; what workers should hear of is told to all."""
+        while True:
+            await asyncio.sleep(GOVERN_SECONDS)
+            self.governor.tick()
+            await self.tell_limits()
+
+    async def tell_limits(self) -> list[tuple[WorkerSlot, FastrelayError]]:
+        """Tell all workers what the governor decided, if that is new; who was not told, and why."""
+        if self.governor.version == self._told_limits:
+            return []
+        self._told_limits = self.governor.version
+        failed = await self._tell_all("limits", {"limits": self.governor.state()})
+        for slot, error in failed:
+            log.warning("worker %d was not told of changed limits: %s", slot.number, error)
+        return failed
 
     # --- signals ---
 
@@ -369,6 +410,7 @@ class Supervisor:
     async def _take_over(self, config: Config) -> None:
         """Give the configuration to all workers. Until all have it, the stricter of old and new limits holds."""
         self.config = config
+        self.governor.reload(config)
         self.table.reloading = True
         self._owing_reload = {slot.number for slot in self.slots}
         failed = dict(await self._tell_all("reload", {"config": to_builtins(config)}))

@@ -79,6 +79,7 @@ class Worker:
             slab=Slab(start["slab"]),
         )
         self.app.report = self._say
+        self.app.set_limits(start.get("limits", {}))
         self._commands = Commands(self.app)
         return await self.app.start(start.get("orphans", []), start.get("suspensions", []))
 

@@ -199,6 +199,10 @@ class Commands:
         self._app.board.set_suspensions(suspensions)
         return {}
 
+    def on_limits(self, limits: dict[str, Any]) -> dict[str, Any]:
+        self._app.set_limits(limits)
+        return {}
+
     async def on_send(self, to: str, source: str | None = None, trace: bool = False, **more: Any) -> dict[str, Any]:
         return await send_test_message(self._app, to, source=source, reverse_path=more.get("from") or "")
 

@@ -18,6 +18,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -26,6 +27,8 @@ from fastrelay.admin import merge
 from fastrelay.admin.suspensions import SELECTORS, Suspensions, selectors_of
 from fastrelay.admin.workers import WorkerGone, WorkerRefused, WorkerSlot
 from fastrelay.errors import FastrelayError
+from fastrelay.limits.governor import COMMANDS as GOVERNED
+from fastrelay.limits.governor import Governor
 
 log = logging.getLogger("fastrelay.control")
 
@@ -89,7 +92,9 @@ class Relay(Protocol):
 
     slots: list[WorkerSlot]
     suspensions: Suspensions
+    governor: Governor
 
+    async def tell_limits(self) -> list[tuple[WorkerSlot, FastrelayError]]: ...
     def status(self) -> dict[str, Any]: ...
     async def metric_values(self, wanted: Sequence[str] | None) -> dict[str, Any]: ...
 
@@ -106,6 +111,7 @@ class Commands:
             "queue.suspend": self._suspend,
             "queue.resume": self._resume,
             "send": self._send,
+            **{name: partial(self._govern, name) for name in GOVERNED},
         }
 
     async def carry_out(self, command: str, arguments: dict[str, Any]) -> Any:
@@ -221,6 +227,14 @@ class Commands:
         answers = await asyncio.gather(*(self._ask(slot, "suspensions", arguments, plan) for slot in self._relay.slots))
         failed = [str(answer) for answer in answers if not isinstance(answer, dict)]
         return {"incomplete": failed} if failed else {}
+
+    # --- what the governor decides ---
+
+    async def _govern(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        """On stable storage and in force first, then told to all workers."""
+        answer = self._relay.governor.command(command, arguments)
+        failed = [str(error) for _, error in await self._relay.tell_limits()]
+        return {**answer, "incomplete": failed} if failed else answer
 
     # --- one worker ---
 

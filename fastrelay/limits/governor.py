@@ -28,6 +28,7 @@ from fastrelay.metrics import names
 log = logging.getLogger("fastrelay.governor")
 
 DATABASES = ("warmup", "backoff")  # in the LMDB `control`
+REPORTS = ("reply_rule", "complaint")  # events of workers that are for report()
 COMMANDS = ("warmup.status", "warmup.plan", "warmup.set", "warmup.hold", "warmup.resume")
 
 
@@ -130,7 +131,9 @@ class Governor:
             raise ValueError(f"warmup.{act} wants a source")
         why = _text(arguments, "why") or ""
         steps: dict[str, Callable[[Track], stages.Step]] = {
-            "set": lambda track: stages.set_stage(track.progress, track.ramp, _stage(arguments, track)),
+            "set": lambda track: stages.set_stage(
+                track.progress, track.plan, track.ramp, _stage(arguments, track), self.warmup.now(), why
+            ),
             "hold": lambda track: stages.hold(track.progress, why),
             "resume": lambda track: stages.resume(track.progress, why),
         }

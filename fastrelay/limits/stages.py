@@ -155,6 +155,8 @@ def cap_of(progress: Progress, ramp: Ramp) -> int | None:
 
 def counted(progress: Progress, seen: Tally, complained: int = 0) -> Progress:
     """With outcomes up to the cumulative counts `seen`. Counts that went back (a new metrics file) add nothing."""
+    if progress.state == "done":
+        return progress if seen == progress.seen else msgspec.structs.replace(progress, seen=seen)
     known = values(progress.seen)
     more = Tally(*[max(0, count - before) for count, before in zip(values(seen), known, strict=True)])
     more = msgspec.structs.replace(more, complained=more.complained + complained)
@@ -317,16 +319,22 @@ def _idle(progress: Progress, plan: WarmupPlan, number: int, now: Moment) -> Ste
 # --- an operator, and a changed configuration ---
 
 
-def set_stage(progress: Progress, ramp: Ramp, stage: int) -> Step:
-    """Go to a stage (from 0; len(caps): done). Its cap holds at once; what the open day used stays used."""
+def set_stage(progress: Progress, plan: WarmupPlan, ramp: Ramp, stage: int, now: Moment, why: str = "") -> Step:
+    """Go to a stage (from 0; len(caps): done). Its cap holds at once; what the open day used stays used.
+
+    A source that was done had no cap, so nothing is used yet: its first day opens. Raises ValueError.
+    """
     if not 0 <= stage <= len(ramp.caps):
         raise ValueError(f"there is no stage {stage + 1}; the schedule has the stages 1 to {len(ramp.caps)}")
     state: State = "done" if stage == len(ramp.caps) else "running"
     before = progress.stage + 1
+    if progress.state == "done":
+        anew = begin(plan, ramp, now, progress.period + 1)
+        progress = msgspec.structs.replace(anew, seen=progress.seen, sent_days=progress.sent_days)
     progress = msgspec.structs.replace(
-        progress, stage=stage, state=state, why="", operator=False, evidence=Tally(), idle_steps=0
+        progress, stage=stage, state=state, why="", operator=False, evidence=Tally(), ceiling=None, idle_steps=0
     )
-    return progress, [Change("set", before, stage + 1, "by an operator")]
+    return progress, [Change("set", before, stage + 1, why or "by an operator")]
 
 
 def hold(progress: Progress, why: str) -> Step:
@@ -345,9 +353,7 @@ def resume(progress: Progress, why: str = "") -> Step:
     if progress.state not in ("held", "stopped"):
         raise ValueError(f"it is {progress.state}, not held")
     stage = progress.stage + 1
-    progress = msgspec.structs.replace(
-        progress, state="running", why="", operator=False, evidence=Tally(), today=progress.today
-    )
+    progress = msgspec.structs.replace(progress, state="running", why="", operator=False, evidence=Tally())
     return progress, [Change("resumed", stage, stage, why or "by an operator")]
 
 

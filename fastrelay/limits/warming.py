@@ -146,7 +146,7 @@ class Warmup:
         self._read_config(config, Reserved)
 
     def _read_config(self, config: Config, reserved: Callable[[], Reserved]) -> None:
-        now = self._now()
+        now = self.now()
         sums = _sums(self._counts())
         before, self.tracks = self.tracks, {}
         for source in config.sources:
@@ -297,7 +297,7 @@ class Warmup:
         """Count, and do what is due."""
         if not self.tracks:
             return
-        now, monotonic = self._now(), self._clock.monotonic()
+        now, monotonic = self.now(), self._clock.monotonic()
         due: list[tuple[Track, Progress, list[Change]]] = []
         may_move = monotonic >= self._retry_at
         for identity, seen in self._seen(_sums(self._counts())).items():
@@ -377,7 +377,8 @@ class Warmup:
             found[source, key] = total
         return found
 
-    def _now(self) -> Moment:
+    def now(self) -> Moment:
+        """All clocks."""
         return Moment(self._clock.wall(), self._clock.boottime_ns(), self._clock.boot_id())
 
     # --- an operator ---
@@ -400,7 +401,7 @@ class Warmup:
     def act(self, tracks: list[Track], step: Callable[[Track], stages.Step]) -> bool:
         """Do the same with all of them; on stable storage and in force when this is True. Raises ValueError."""
         due = [(track, *step(track)) for track in tracks]
-        return self._move(due, self._now())
+        return self._move(due, self.now())
 
     def used(self, track: Track) -> int:
         """Units of the open period's cap that were sent, or are reserved by a worker."""
