@@ -122,9 +122,11 @@ class Smell:
 class AdaptiveRate:
     """The controller of one source at one place. Rates are messages an hour."""
 
-    def __init__(self, slowest_per_hour: float = 60.0, kept: dict[str, Any] | None = None) -> None:
-        """`kept` is what `keep` gave before a restart; its times are of the same clock."""
-        self._slowest = slowest_per_hour
+    def __init__(
+        self, slowest_per_hour: float = 60.0, kept: dict[str, Any] | None = None, kept_at: float = 0.0
+    ) -> None:
+        """`kept` is what `keep` gave before a restart, when the clock of now showed `kept_at`."""
+        self.slowest_per_hour = slowest_per_hour
         self.mode: Mode = "free"
         self._rate = math.inf
         self._hour = TrailingHour()
@@ -147,7 +149,7 @@ class AdaptiveRate:
         self._refused_hour = 0.0  # the trailing hour at the last refusal
         self._pause = self._pause_first = PAUSE_FIRST_SECONDS
         if kept is not None:
-            self._take_up(kept)
+            self._take_up(kept, kept_at)
 
     # -- what comes out -----------------------------------------------------------------------------------------------
 
@@ -225,13 +227,13 @@ class AdaptiveRate:
         if not quick or known_window:
             self._found_window(now, max(by_hour, 1.0))
         elif not math.isfinite(self._shut_rate):
-            self._begin("climb", max(self._slowest, by_hour), now)
+            self._begin("climb", max(self.slowest_per_hour, by_hour), now)
         elif self._before == "hold":
             self._failed_in_hold(now)
         else:
             self._failed = self._shut_rate
             if self._held >= self._failed or not self._held:
-                self._held = max(self._slowest, self._failed / 2)
+                self._held = max(self.slowest_per_hour, self._failed / 2)
             self._bracket(now)
 
     def _found_window(self, now: float, by_hour: float) -> None:
@@ -239,7 +241,7 @@ class AdaptiveRate:
         self._confirmed = abs(by_hour - self._ceiling) <= SAME_CEILING * self._ceiling
         self._window = self._ceiling = by_hour
         self._failed, self._held = math.inf, 0.0
-        self._settle(now, max(self._slowest, BELOW * by_hour))
+        self._settle(now, max(self.slowest_per_hour, BELOW * by_hour))
 
     def _failed_in_hold(self, now: float) -> None:
         failed = self._shut_rate
@@ -255,7 +257,7 @@ class AdaptiveRate:
             return
         self._falls = self._falls + 1 if now - self._trial_at < TRIAL_SECONDS * 3 else 0
         self._ceiling = failed
-        level = max(self._slowest, failed * max(0.5, 1 - (1 - BELOW) * 2.0**self._falls))
+        level = max(self.slowest_per_hour, failed * max(0.5, 1 - (1 - BELOW) * 2.0**self._falls))
         if self._falls >= 2:
             self._held = level
             self._confirmed = False
@@ -266,7 +268,7 @@ class AdaptiveRate:
     def _begin(self, mode: Mode, rate: float, now: float) -> None:
         """Tries a rate from now on."""
         self.mode = mode
-        self._rate = min(max(rate, self._slowest), FASTEST_PER_HOUR)
+        self._rate = min(max(rate, self.slowest_per_hour), FASTEST_PER_HOUR)
         self._trial_at = now
         self._trial_attempts = 0
 
@@ -332,24 +334,30 @@ class AdaptiveRate:
 
     # -- over a restart -----------------------------------------------------------------------------------------------
 
-    _KEPT = ("_rate", "_held", "_failed", "_window", "_level", "_ceiling", "_confirmed", "_step", "_probe_at", "_shut_at")
+    _KEPT = ("_rate", "_held", "_failed", "_window", "_level", "_ceiling", "_confirmed", "_step")
+    _KEPT_TIMES = ("_probe_at", "_shut_at")
 
-    def keep(self) -> dict[str, Any]:
-        """What is to be kept, for JSON; infinities are left out."""
+    def keep(self, now: float) -> dict[str, Any]:
+        """What is to be kept, for JSON; infinities are left out, times are seconds from now."""
         kept = {name[1:]: getattr(self, name) for name in self._KEPT}
+        kept |= {name[1:]: getattr(self, name) - now for name in self._KEPT_TIMES}
         kept["mode"] = self.mode
         return {name: value for name, value in kept.items() if value not in (math.inf, -math.inf)}
 
-    def _take_up(self, kept: dict[str, Any]) -> None:
+    def _take_up(self, kept: dict[str, Any], kept_at: float) -> None:
         """The memory of the trailing hour is lost, and what was shut or on trial is on trial again."""
         for name in self._KEPT:
             if name[1:] in kept:
                 setattr(self, name, kept[name[1:]])
-        mode = kept.get("mode", "free")
+        for name in self._KEPT_TIMES:
+            if name[1:] in kept:
+                setattr(self, name, kept_at + kept[name[1:]])
+        mode = kept["mode"]
         if mode == "free":
             return
         if mode == "blocked" or not math.isfinite(self._rate):
-            self._rate = max(self._slowest, self._level or self._held)
+            self._rate = max(self.slowest_per_hour, self._level or self._held)
         self.mode = "hold" if self._level else "climb"
         if self.mode == "hold":
             self._rate = min(self._rate, self._level)
+        self._trial_at = kept_at

@@ -244,7 +244,9 @@ def known_providers() -> set[str]:
     return {*built_in().by_name, OTHER}
 
 
-def read_rules(text: str, name: str, providers: Collection[str] | None = None) -> tuple[list[Rule], list[ConfigProblem]]:
+def read_rules(
+    text: str, name: str, providers: Collection[str] | None = None
+) -> tuple[list[Rule], list[ConfigProblem]]:
     """The rules in a text that came from the file `name`, and everything that is wrong with them.
 
     providers  names of the configuration's own providers, beside the built-in ones
