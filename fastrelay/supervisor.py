@@ -272,7 +272,7 @@ class Supervisor:
 
     def on_ready(self, slot: WorkerSlot) -> None:
         log.info("worker %d is ready (pid %s)", slot.number, slot.pid)
-        if self.state == "running":
+        if self.state in ("starting", "running"):
             self._spawn(self._catch_up(slot))
 
     def on_exit(self, slot: WorkerSlot) -> None:
@@ -327,7 +327,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(GOVERN_SECONDS)
             self.governor.tick()
-            await self.tell_limits()
+            self._spawn(self.tell_limits())  # a worker that does not answer must not stop the next tick
 
     async def tell_limits(self) -> list[tuple[WorkerSlot, FastrelayError]]:
         """Tell all workers what the governor decided, if that is new; who was not told, and why."""
@@ -336,7 +336,8 @@ class Supervisor:
         self._told_limits = self.governor.version
         failed = await self._tell_all("limits", {"limits": self.governor.state()})
         for slot, error in failed:
-            log.warning("worker %d was not told of changed limits: %s", slot.number, error)
+            if slot.ready.is_set():  # else it is told at its start
+                log.warning("worker %d was not told of changed limits: %s", slot.number, error)
         return failed
 
     # --- signals ---
