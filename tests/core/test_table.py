@@ -231,11 +231,12 @@ def test_huge_rules_do_not_wrap_round(make: Make) -> None:
     assert table.take(1, SECOND, 1, day, 1) > 0
 
 
-def test_a_rule_that_grew_laxer_empties_at_worst(make: Make) -> None:
-    """A mistaken rate of one a day is mended by a reload, not waited out."""
+def test_a_rule_that_grew_laxer_is_not_waited_out(make: Make) -> None:
+    """A mistaken rate of one a day is mended by a reload: the one unit stays owed, at the new price."""
     table = make()
     assert table.take(1, SECOND, 1, 86400 * SECOND, 1) == 0
-    assert table.take(1, SECOND, 1, SECOND, 10) == SECOND
+    assert table.take(1, SECOND, 10, SECOND, 10) == SECOND
+    assert table.take(1, SECOND, 9, SECOND, 10) == 0
 
 
 def test_during_a_reload_the_stricter_rule_holds(make: Make) -> None:
@@ -245,9 +246,11 @@ def test_during_a_reload_the_stricter_rule_holds(make: Make) -> None:
     assert table.take(1, SECOND, 1, 1, 1000) == 0
     assert table.take(1, SECOND, 1, 1, 1000) == SECOND
     assert table.take(1, SECOND, 3, 1, 1000) == -1
-    assert table.take(1, SECOND, 1, 10 * SECOND, 1) > SECOND
+    assert table.take(1, SECOND, 1, 10 * SECOND, 1) == 20 * SECOND
+    assert table.take(1, SECOND, 1, 1, 1000) == 20 * SECOND
     table.reloading = False
-    assert table.take(1, SECOND, 1, 1, 1000) == 1
+    assert table.take(1, SECOND, 999, 1, 1000) == 1
+    assert table.take(1, SECOND, 998, 1, 1000) == 0
 
 
 # --- restarts ---

@@ -12,8 +12,8 @@ supervisor clears the dead worker's slot. Names beyond the capacity share the fi
 stricter, never laxer, and with some thousand cells hardly noticed.
 
 Rates: time is CLOCK_BOOTTIME in ns, passed in. A rule comes with each take, or is recorded in the cell by the governor
-(adaptive rates, a cap spread over its day) and read by each take. When a rule becomes slower, the units that are owed
-stay owed, each at the new price; a process that is killed in the midst of that leaves a bucket that owes too much. The file outlives every process; buckets that are not full again yet
+(adaptive rates, a cap spread over its day) and read by each take. When a rule changes, the units that are owed stay
+owed, each at the new price; a process that is killed in the midst of that leaves a bucket that owes too much. The file outlives every process; buckets that are not full again yet
 are carried over a restart. Under a foreign boot id, or when the file was lost or damaged, every bucket counts as empty
 at that instant (no burst). While `reloading` is set, the stricter of the recorded and the given rule holds.
 
@@ -498,7 +498,7 @@ cdef class Table:
                     told = True
                     self._new_rule(place, now_ns, known_emission, emission_ns, burst)
                     continue
-                if 0 < known_emission < emission_ns and seen > now_ns:
+                if known_emission > 0 and seen > now_ns:
                     seen = now_ns + fr_scaled(seen - now_ns, emission_ns, known_emission)
             if least > burst:
                 return 0
@@ -506,7 +506,7 @@ cdef class Table:
             tat = max(seen, now_ns)
             if self._header.floor_ns:
                 tat = max(tat, self._header.floor_ns + fr_times(emission_ns, burst))
-            tat = min(tat, end)         # under a new rule the bucket is empty at worst
+            tat = min(tat, INT64_MAX // 2)
             n = min((end - tat) // emission_ns, most)
             if n < least:
                 return min(end - tat - fr_times(emission_ns, least), -1)
@@ -516,25 +516,34 @@ cdef class Table:
     cdef void _new_rule(
         self, Cell* place, int64_t now_ns, int64_t old_ns, int64_t emission_ns, int64_t burst
     ) noexcept nogil:
-        """Record a rule. Where it is slower, what is owed is charged at the new price, before (for who is killed
-        here) and after (for takes of others meanwhile) the rule is stored."""
-        cdef int64_t seen, charged = 0
+        """Record a rule. Units that are owed stay owed, at the new price.
+
+        Slower: they are charged before the rule is stored (for who is killed here) and what others took meanwhile
+        after. Faster: the rest is waived after. Of several that change the rule at once, one charges or waives."""
+        cdef int64_t seen, owed, charged, expected = old_ns
         fr_store_i64(&place.burst, burst)
-        if old_ns <= 0 or emission_ns <= old_ns:
-            fr_swap_i64(&place.emission_ns, &old_ns, emission_ns)
+        if old_ns <= 0 or emission_ns == old_ns:
+            fr_swap_i64(&place.emission_ns, &expected, emission_ns)
             return
         seen = fr_load_i64(&place.tat)
-        while True:
-            charged = max(seen, now_ns)
-            charged = now_ns + fr_scaled(charged - now_ns, emission_ns, old_ns)
-            if fr_swap_i64(&place.tat, &seen, charged):
-                break
-        cdef int64_t expected = old_ns
+        owed = min(max(seen - now_ns, 0), INT64_MAX // 4)
+        charged = fr_scaled(owed, emission_ns, old_ns)
+        if emission_ns < old_ns:
+            if fr_swap_i64(&place.emission_ns, &expected, emission_ns):
+                seen = fr_load_i64(&place.tat)
+                while not fr_swap_i64(&place.tat, &seen, seen - (owed - charged)):
+                    pass
+            return
+        while not fr_swap_i64(&place.tat, &seen, now_ns + charged):
+            owed = min(max(seen - now_ns, 0), INT64_MAX // 4)
+            charged = fr_scaled(owed, emission_ns, old_ns)
+        charged += now_ns
         if not fr_swap_i64(&place.emission_ns, &expected, emission_ns):
-            return          # another one did, and charges
+            return
         seen = fr_load_i64(&place.tat)
         while seen > charged:
-            if fr_swap_i64(&place.tat, &seen, charged + fr_scaled(seen - charged, emission_ns, old_ns)):
+            owed = min(seen - charged, INT64_MAX // 4)
+            if fr_swap_i64(&place.tat, &seen, charged + fr_scaled(owed, emission_ns, old_ns)):
                 break
 
     cpdef void give_back(self, uint32_t cell, int32_t n) noexcept nogil:
