@@ -9,6 +9,7 @@ from fastrelay.admin.send import send_test_message
 from fastrelay.admin.view import Viewer
 from fastrelay.config.schema import from_builtins
 from fastrelay.errors import FastrelayError
+from fastrelay.limits.explain import explain
 from fastrelay.schedule.places import DNS, IN_FLIGHT, LOADING, READY, RETRY, UNPLACED
 from fastrelay.schedule.state import REMOVED
 from fastrelay.schedule.suspension import Selector
@@ -135,6 +136,9 @@ class Commands:
         for m in self._app.quarantine.listed():
             rows.append(self._viewer.row(m) | {"why": self._viewer.state(m).quarantined})
         return {"messages": rows}
+
+    async def on_explain(self, domain: str, pool: str = "", source: str = "") -> dict[str, Any]:
+        return await explain(self._app, domain, pool, source)
 
     def on_status(self) -> dict[str, Any]:
         return self._viewer.status()

@@ -27,6 +27,7 @@ from fastrelay.admin import merge
 from fastrelay.admin.suspensions import SELECTORS, Suspensions, selectors_of
 from fastrelay.admin.workers import WorkerGone, WorkerRefused, WorkerSlot
 from fastrelay.errors import FastrelayError
+from fastrelay.limits import explain
 from fastrelay.limits.governor import COMMANDS as GOVERNED
 from fastrelay.limits.governor import Governor
 
@@ -80,6 +81,7 @@ FAN_OUT = {
     ),
     "queue.quarantine": FanOut(merge.everything),
     "queue.release": FanOut(merge.first, ("id",), one=True, looks_only=False),
+    "explain": FanOut(explain.merged, ("domain", "pool", "source")),
     "queue.audit": FanOut(merge.audits, seconds=LONG_ANSWER_SECONDS),
 }
 SUSPEND_ARGUMENTS = (*SELECTORS, "all", "why", "dry_run")
@@ -111,6 +113,7 @@ class Commands:
             "queue.suspend": self._suspend,
             "queue.resume": self._resume,
             "send": self._send,
+            "explain": self._explain,
             **{name: partial(self._govern, name) for name in GOVERNED},
         }
 
@@ -182,6 +185,14 @@ class Commands:
             await asyncio.wait(waits, timeout=self._wait_seconds)
             for wait in waits:
                 wait.cancel()
+
+    async def _explain(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What decides when mail for a domain leaves: the workers' view, and what the governor knows."""
+        if not isinstance(arguments.get("domain"), str):
+            raise CommandError("explain wants a domain")
+        answer = await self._fan_out("explain", arguments)
+        governor = getattr(self._relay, "governor", None)
+        return answer if governor is None else explain.with_governor(answer, governor.state())
 
     # --- suspensions ---
 

@@ -29,6 +29,7 @@ Examples:
   fastrelay send --to you@example.com --trace     one test message, the dialogue shown
   fastrelay queue summary                         where all mail stands
   fastrelay queue why ID                          what a message waits for
+  fastrelay explain example.com                   every limit for a domain, and who set it
 
 \b
 The configuration is -c FILE, else $FASTRELAY_CONFIG, else ./fastrelay.yaml, else
@@ -132,6 +133,8 @@ COMMANDS = {
     "check": ("fastrelay.cli.check:check", "Validate a configuration and this host."),
     "status": ("fastrelay.cli.status:status", "Show the running relay and its workers."),
     "queue": ("fastrelay.cli.queue:queue", "Look at queued mail; suspend, resume, flush, remove."),
+    "explain": ("fastrelay.cli.explain:explain", "Show what decides when mail for a domain leaves."),
+    "warmup": ("fastrelay.cli.warmup:warmup", "Warm-up of new sending addresses: look, hold, resume, set."),
     "send": ("fastrelay.cli.send:send", "Send one test message and show the dialogue."),
     "demo": ("fastrelay.cli.demo:demo", "Relay a campaign to an internet in a box."),
 }

@@ -23,6 +23,17 @@ NARROWEST = 12  # a wide column is not cut below this
 LEFT, RIGHT, WIDE = "left", "right", "wide"
 
 
+class Styled(str):
+    """A cell of a table that has a colour on a terminal."""
+
+    style = ""
+
+    def __new__(cls, text: object, style: str) -> Styled:
+        cell = super().__new__(cls, text)
+        cell.style = style
+        return cell
+
+
 def clean(text: object) -> str:
     """The text with control and direction characters spelled out (\\x1b), fit for a terminal."""
     return _CONTROL.sub(lambda match: f"\\x{ord(match.group()):02x}", str(text))
@@ -113,7 +124,7 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    cells = [[clean(cell) for cell in row] for row in rows]
+    cells = [[Styled(clean(cell), getattr(cell, "style", "")) for cell in row] for row in rows]
     while True:
         widths = [max([len(heading), *(cell_len(row[at]) for row in cells)]) for at, (heading, _) in enumerate(columns)]
         wide = [at for at, (_, kind) in enumerate(columns) if kind == WIDE]
@@ -128,7 +139,7 @@ def print_table(
         justify: Literal["right", "left"] = "right" if kind == RIGHT else "left"
         table.add_column(heading, justify=justify, width=width, no_wrap=True, overflow="ellipsis")
     for row in cells:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(cell, style=cell.style) for cell in row))
     terminal = sys.stdout.isatty()
     console = Console(
         width=sum(widths) + GAP * len(columns),

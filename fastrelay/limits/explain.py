@@ -1,0 +1,327 @@
+"""What happens to mail for a domain, and why: `fastrelay explain`.
+
+A worker answers for all (`explain`): the route, who runs the site and which line says so, every limit of every source
+there with who set it and what is used of it now, and which sources could send this instant. Use is read from the shared
+table, so it is that of all workers; what waits is a worker's own, and is added up (`merged`). The supervisor adds what
+only the governor knows: stages of warm-up and back-offs (`with_governor`).
+
+Looking takes nothing: no permit, no place. Pure where it can be; the worker is asked through a few attributes.
+
+Known faults: a session that is open already may send where a new connection could not; `sources` speaks of what limits
+and obstacles say, not of sessions at hand.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastrelay.errors import FastrelayError
+from fastrelay.limits.rate import Rate
+from fastrelay.limits.shape import DEFAULT_POOL, Limit, Shape, Shaper, place_of
+from fastrelay.limits.warmup import key_of, ramps
+from fastrelay.route.names import normalize_domain, split_host
+
+if TYPE_CHECKING:
+    from fastrelay.app import App
+    from fastrelay.config.schema import Config
+    from fastrelay.config.schema import Source as ConfiguredSource
+
+SECOND_NS = 10**9
+
+
+class ExplainError(FastrelayError):
+    """A question that cannot be answered, in words."""
+
+
+async def explain(app: App, domain: str, pool: str = "", source: str = "") -> dict[str, Any]:
+    """Everything that decides when and from where mail for a domain leaves now.
+
+    pool    the pool that the mail names; "" is the default one
+    source  only this source
+
+    Raises ExplainError for a pool or source that there is not; InvalidDomain is part of the answer.
+    """
+    config, now = app.config, app.clock.monotonic()
+    pool = pool or DEFAULT_POOL
+    members = _members(config, pool, source)
+    route = await app.router.resolve(domain, now)
+    told = await app.router.explain(domain, now)
+    answer: dict[str, Any] = {
+        "domain": told["domain"],
+        "pool": pool,
+        "file": config.origins.file,
+        "route": told,
+        "sources": [],
+        "waiting": _waiting(app, domain, route.site, now),
+    }
+    rule = _rule_of(config, app, told["domain"])
+    if rule is not None:
+        told["rule"] = rule
+    site = route.site
+    if site is None:
+        return answer
+    answer["provider"] = _provider(app, site, config)
+    shaper = Shaper(config, app.router.sites.providers)
+    answer["sources"] = [Look(app, site, pool, told).source(shaper, name) for name in members]
+    return answer
+
+
+def _members(config: Config, pool: str, source: str) -> list[str]:
+    """The sources to speak of."""
+    names = [one.name for one in config.sources] or ["default"]
+    pools: Mapping[str, list[str]] = config.pools or {DEFAULT_POOL: names}
+    if pool not in pools:
+        raise ExplainError(f"there is no pool {pool!r}; the pools are {', '.join(pools)}")
+    if source and source not in names:
+        raise ExplainError(f"there is no source {source!r}; the sources are {', '.join(names)}")
+    if source and source not in pools[pool]:
+        raise ExplainError(f"source {source!r} is not in pool {pool!r}; that has {', '.join(pools[pool])}")
+    return [source] if source else list(pools[pool])
+
+
+def _rule_of(config: Config, app: App, domain: str) -> dict[str, str] | None:
+    """The route of the configuration that a domain falls under."""
+    try:
+        rule = app.router.rules.match(normalize_domain(domain))
+    except ValueError:
+        return None
+    if rule is None:
+        return None
+    index = next(at for at, one in enumerate(app.router.rules.rules) if one is rule)
+    return {"path": f"routes[{index}]", "origin": config.origins.of(f"routes[{index}]")}
+
+
+def _provider(app: App, site: Any, config: Config) -> dict[str, Any]:
+    """Who runs the site, by which suffix, and who says so."""
+    hosts = [split_host(host)[0] for host in site.groups[0]]
+    name, suffix, who = next(
+        (found for host in hosts if (found := app.router.sites.providers.match(host))[1]), (site.provider, "", "")
+    )
+    origin = config.origins.of(who) if who.startswith("providers.") else who
+    return {"name": name, "suffix": suffix or None, "origin": origin or "no suffix is known", "hosts": hosts}
+
+
+# -- what waits --------------------------------------------------------------------------------------------------------
+
+
+def _waiting(app: App, domain: str, site: Any, now: float) -> dict[str, Any]:
+    """This worker's mail for the domain and at its site, and its sessions there."""
+    name = domain.encode()
+    queued = sum(one.queued for one in app.index.domains.values() if one.name == name)
+    queues = []
+    for queue in app.board.sites.values() if site is not None else ():
+        if queue.key == site.key:
+            backoff = queue.backoff_until - now
+            queues.append(
+                {
+                    "pool": _text(getattr(queue, "pool_name", "")) or DEFAULT_POOL,
+                    "ready": queue.ready(),
+                    "sessions": len(queue.pool.sessions) if queue.pool is not None else 0,
+                    "reason": app.board.site_reason(queue, now),
+                    "detail": queue.detail,
+                    "until_seconds": round(backoff, 1) if backoff > 0 else None,
+                }
+            )
+    return {"domain": queued, "queues": queues}
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
+
+
+# -- one source --------------------------------------------------------------------------------------------------------
+
+
+class Look:
+    """A look at one site, for one pool, from each source."""
+
+    def __init__(self, app: App, site: Any, pool: str, route: Mapping[str, Any]) -> None:
+        self._app = app
+        self._site = site
+        self._pool = pool
+        self._place = place_of(site.provider, site.key)
+        self._now_ns = app.clock.boottime_ns()
+        addresses = [address for host in route.get("hosts", ()) for address in host["addresses"]]
+        self._families = {socket.AF_INET6 if ":" in address else socket.AF_INET for address in addresses}
+
+    def source(self, shaper: Shaper, name: str) -> dict[str, Any]:
+        """All about one source: its limits with their use, and whether it could send now."""
+        site, configured = self._site, self._app.config.source(name)
+        shape = shaper.shape(name, site.provider, site.key, self._pool, site.explicit)
+        limits = [self._use(limit) for limit in shape.limits]
+        warmup = self._warmup(configured)
+        adaptive = self._adaptive(name)
+        obstacles = [*self._obstacles(name), *_spent(limits, warmup, adaptive)]
+        return {
+            "name": name,
+            "address": configured.address if configured is not None else None,
+            "public_address": configured.public_address if configured is not None else None,
+            "can_send": not obstacles,
+            "obstacles": obstacles,
+            "limits": limits,
+            "numbers": _numbers(shape),
+            "warmup": warmup,
+            "adaptive": adaptive,
+        }
+
+    def _use(self, limit: Limit) -> dict[str, Any]:
+        """A limit and what is used of it now, over all workers."""
+        table = self._app.table
+        cell = table.cell(limit.cell)
+        told: dict[str, Any] = {
+            "kind": limit.kind,
+            "scope": limit.scope_name,
+            "value": str(limit.value),
+            "origin": limit.origin,
+            "reason": limit.reason,
+        }
+        if isinstance(limit.value, Rate):
+            left = table.look(cell, self._now_ns, limit.value.emission_ns, limit.value.burst)
+            told |= {"burst": limit.value.burst, "left": max(0, left)}
+            told["wait_seconds"] = round(-left / SECOND_NS, 3) if left < 0 else 0.0
+        else:
+            told["used"] = table.used(cell)
+        return told
+
+    def _obstacles(self, name: str) -> list[dict[str, Any]]:
+        """What keeps a source from the site, limits aside."""
+        app, board = self._app, self._app.board
+        found = []
+        held = board.source_held(name, self._site.provider)
+        if held is not None:
+            found.append(_obstacle("suspended", f"suspension {held.id}: {held.why or 'no reason given'}"))
+        wall = app.clock.wall()
+        for backoff in getattr(board, "backoffs", None) or ():
+            here = (backoff.source, backoff.place) == (name, self._place)
+            if here and backoff.connections is None and backoff.until_wall > wall:
+                found.append(_obstacle("provider_backoff", backoff.detail, backoff.until_wall - wall))
+        own = app.sources.get(name)
+        if own is not None and self._families and not any(own.reaches(family) for family in self._families):
+            found.append(_obstacle("no_source", f"no host has an address that {own.address} reaches"))
+        for queue in board.sites.values():
+            choice = getattr(queue.pool, "choice", None)
+            if queue.key == self._site.key and choice is not None and own is not None:
+                now = app.clock.monotonic()
+                obstacle = choice.obstacle(own, now)
+                if obstacle is not None and obstacle.reason == "no_source":
+                    until = None if obstacle.until is None else obstacle.until - now
+                    found.append(_obstacle("no_source", obstacle.detail, until))
+                    break
+        return found
+
+    def _warmup(self, source: ConfiguredSource | None) -> dict[str, Any] | None:
+        """The cap of a cold source here. A cell without a cap: the governor has not opened its day yet."""
+        if source is None or source.warmup is None:
+            return None
+        config, table = self._app.config, self._app.table
+        made = ramps(config.warmup[source.warmup])
+        key = key_of(made, self._site.provider)
+        cell = table.cell(f"cap:{source.name}:{key}".encode())
+        cap, used = table.cap_of(cell), table.cap_used(cell)
+        path = f"warmup.{source.warmup}"
+        told: dict[str, Any] = {"plan": source.warmup, "key": key, "schedule": made[key].origin, "per": made[key].per}
+        told |= {"cap": cap, "used": used, "left": max(0, cap - used), "origin": config.origins.of(path)}
+        if config.warmup[source.warmup].spread_seconds:
+            spread = table.cell(f"spread:{source.name}:{key}".encode())
+            told["spread_wait_seconds"] = self._recorded_wait(spread)
+        return told
+
+    def _adaptive(self, name: str) -> dict[str, Any] | None:
+        """The rate that was learnt from the provider's deferrals; None: there is none now."""
+        cell = self._app.table.cell(f"adaptive:{name}:{self._place}".encode())
+        emission_ns, _ = self._app.table.rate_of(cell)
+        if emission_ns <= 0:
+            return None
+        return {"per_hour": round(3600 * SECOND_NS / emission_ns, 1), "wait_seconds": self._recorded_wait(cell)}
+
+    def _recorded_wait(self, cell: int) -> float:
+        """Seconds until a rate that the governor wrote permits the next; 0: now."""
+        emission_ns, burst = self._app.table.rate_of(cell)
+        if emission_ns <= 0:
+            return 0.0
+        left = self._app.table.look(cell, self._now_ns, emission_ns, burst)
+        return round(-left / SECOND_NS, 3) if left < 0 else 0.0
+
+
+def _numbers(shape: Shape) -> list[dict[str, Any]]:
+    """The limits that are plain numbers."""
+    return [
+        {"kind": "messages_per_connection", "value": shape.messages_per_connection, "origin": shape.messages_origin},
+        {
+            "kind": "recipients_per_transaction",
+            "value": shape.recipients_per_transaction,
+            "origin": shape.recipients_origin,
+        },
+    ]
+
+
+def _obstacle(reason: str, detail: str, seconds: float | None = None) -> dict[str, Any]:
+    return {"reason": reason, "detail": detail, "until_seconds": None if seconds is None else round(seconds, 3)}
+
+
+def _spent(
+    limits: Iterable[Mapping[str, Any]], warmup: Mapping[str, Any] | None, adaptive: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """Limits that deny at this instant."""
+    found = []
+    for limit in limits:
+        if limit.get("wait_seconds"):
+            found.append(_obstacle(limit["reason"], f"{limit['scope']}: {limit['value']}", limit["wait_seconds"]))
+        elif limit["kind"] == "connections" and limit["used"] >= int(limit["value"]):
+            found.append(_obstacle(limit["reason"], f"{limit['scope']}: all {limit['value']} are open"))
+    if warmup is not None and not warmup["left"]:
+        said = f"the cap of {warmup['cap']} a {warmup['per']} is used" if warmup["cap"] else "no day is open yet"
+        found.append(_obstacle("warmup_cap", f"plan {warmup['plan']}: {said}"))
+    elif warmup is not None and warmup.get("spread_wait_seconds"):
+        words = f"plan {warmup['plan']}: the day's cap is spread over the day"
+        found.append(_obstacle("warmup_cap", words, warmup["spread_wait_seconds"]))
+    if adaptive is not None and adaptive["wait_seconds"]:
+        words = f"slowed down to {adaptive['per_hour']:,.0f} an hour by its replies"
+        found.append(_obstacle("provider_backoff", words, adaptive["wait_seconds"]))
+    return found
+
+
+# -- putting answers together ------------------------------------------------------------------------------------------
+
+
+def merged(results: Sequence[dict[str, Any]], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """One answer of all workers': the first one's, with what waits in any of them."""
+    answer = dict(results[0])
+    queues: dict[str, dict[str, Any]] = {}
+    for result in results:
+        for queue in result["waiting"]["queues"]:
+            known = queues.get(queue["pool"])
+            if known is None:
+                queues[queue["pool"]] = dict(queue)
+                continue
+            known["ready"] += queue["ready"]
+            known["sessions"] += queue["sessions"]
+            if known["reason"] == "ready" and queue["reason"] != "ready":
+                known |= {key: queue[key] for key in ("reason", "detail", "until_seconds")}
+    domain = sum(result["waiting"]["domain"] for result in results)
+    answer["waiting"] = {"domain": domain, "queues": list(queues.values())}
+    return answer
+
+
+def with_governor(answer: dict[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
+    """The answer with what the governor knows of its sources at the place: stages of warm-up, back-offs, rules."""
+    if "provider" not in answer:
+        return answer
+    place = place_of(answer["provider"]["name"], answer["route"]["site"])
+    rows = {(row["source"], row["key"]): row for row in state.get("warmup", ())}
+    for source in answer["sources"]:
+        plan = source["warmup"]
+        row = rows.get((source["name"], plan["key"])) if plan is not None else None
+        if plan is not None and row is not None:
+            plan |= {key: row.get(key) for key in ("stage", "stages", "state", "why", "days_left", "cold")}
+            if row.get("cold") is False:  # done: it has no cap any more
+                source["obstacles"] = [one for one in source["obstacles"] if one["reason"] != "warmup_cap"]
+                source["can_send"] = not source["obstacles"]
+        source["backoffs"] = [
+            one
+            for one in state.get("backoffs", ())
+            if one.get("source") == source["name"] and one.get("place") == place
+        ]
+    return answer
