@@ -77,7 +77,7 @@ class _Matcher:
             self._set.Compile()
 
     def find(self, code: int, enhanced: str, text: bytes) -> Rule | None:
-        hits = [self._places[at] for at in self._set.Match(text)] if self._set is not None else []
+        hits = [self._places[at] for at in self._set.Match(text) or ()] if self._set is not None else []
         for at in sorted([*hits, *self._without]):
             if self._rules[at].holds_for(code, enhanced):
                 return self._rules[at]

@@ -14,14 +14,27 @@
 
 Only the first digit of a reply code counts (RFC 5321 section 4.2.1); an enhanced code counts only where its class is
 the reply's (RFC 2034).
+
+A back-off rule that the reply fires (limits/rules_file.py) may know better what a refusal means. Its `treat_as` then
+decides, and is the reason in events and metrics; without it the rows above hold:
+
+    treat_as      meaning                               4xx         5xx         reason
+    throttle      we send too fast                      deferred    deferred    throttled
+    block         they refuse us, not the recipient     deferred    failed      blocked
+    bad_address   no such mailbox                       failed      failed      bad_address
+
+`blocked` says nothing about the address, so nobody may be taken off a list for it; `bad_address` does.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
+
+if TYPE_CHECKING:
+    from fastrelay.limits.rules_file import Rule
 
 Kind = Literal["delivered", "deferred", "failed", "again"]
 
@@ -37,8 +50,15 @@ class Verdict(msgspec.Struct, frozen=True, gc=False):
     reply: str = ""
     reason: str = ""
     possible_duplicate: bool = False
+    rule: Rule | None = None  # the back-off rule that the reply fired
 
 
+# treat_as of a rule → (what a 4xx is, what a 5xx is, the reason)
+TREATED: dict[str, tuple[Kind, Kind, str]] = {
+    "throttle": ("deferred", "deferred", "throttled"),
+    "block": ("deferred", "failed", "blocked"),
+    "bad_address": ("failed", "failed", "bad_address"),
+}
 AGAIN = Verdict("again")
 
 
@@ -50,11 +70,16 @@ def enhanced_status(code: int, text: bytes) -> str:
     return f"{found[1].decode()}.{int(found[2])}.{int(found[3])}"
 
 
-def judge_reply(code: int, text: bytes, shown: str, stage: str) -> Verdict:
+def judge_reply(code: int, text: bytes, shown: str, stage: str, rule: Rule | None = None) -> Verdict:
     """A reply that ends the attempt for a recipient. `stage` is the command it answered."""
     enhanced = enhanced_status(code, text)
-    kind: Kind = "delivered" if code // 100 == 2 else "failed" if code // 100 == 5 else "deferred"
-    return Verdict(kind, code, enhanced, shown, "" if kind == "delivered" else f"{stage}_refused")
+    if code // 100 == 2:
+        return Verdict("delivered", code, enhanced, shown)
+    failed = code // 100 == 5
+    if rule is not None and rule.actions.treat_as is not None:
+        kinds = TREATED[rule.actions.treat_as]
+        return Verdict(kinds[1] if failed else kinds[0], code, enhanced, shown, kinds[2], rule=rule)
+    return Verdict("failed" if failed else "deferred", code, enhanced, shown, f"{stage}_refused", rule=rule)
 
 
 def judge_error(error_kind: str, status: str, words: str, *, may_have_arrived: bool, reused: bool) -> Verdict:

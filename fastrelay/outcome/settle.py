@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fastrelay._core.transaction import ErrorKind, Stage
+from fastrelay.limits.reactions import Reactions, retry_seconds
 from fastrelay.outcome.classify import AGAIN, Verdict, enhanced_status, judge_error, judge_reply, too_many_recipients
 from fastrelay.schedule.places import IN_FLIGHT, QUARANTINED
 from fastrelay.schedule.retry import retry_delay_seconds
@@ -98,13 +99,29 @@ class Settler:
         self._app = app
         self._rng = rng or random.Random()
         self.states = States(app)
+        self.reactions = Reactions(app)
 
     # -- after a transaction --------------------------------------------------------------------------------------
 
     def settle(self, delivery: Any, session: Any, now: float) -> None:
         """Every recipient of a delivery gets its verdict, in one batch."""
         verdicts = self._verdicts(delivery.transaction, session)
+        self._react(verdicts, session)
         self.apply(delivery, verdicts, session, now)
+
+    def _react(self, verdicts: list[Verdict], session: Any) -> None:
+        """Back-off rules that replies of a transaction fired, each once for all of its recipients."""
+        fired: dict[str, list[Verdict]] = {}
+        for verdict in verdicts:
+            if verdict.rule is not None:
+                fired.setdefault(verdict.rule.name, []).append(verdict)
+        for group in fired.values():
+            first = group[0]
+            assert first.rule is not None
+            text = first.reply[4:].encode("utf-8", "backslashreplace")
+            self.reactions.fired(
+                first.rule, session.source_name, session.site, first.code, first.enhanced, text, len(group)
+            )
 
     def _verdicts(self, tx: Any, session: Any) -> list[Verdict]:
         verdicts = []
@@ -119,7 +136,11 @@ class Settler:
                 accepted += 1
             if reply is not None:
                 stage = "mail" if reply is tx.mail_reply else "rcpt" if reply is own else STAGE_WORDS[tx.stage]
-                verdicts.append(judge_reply(reply.code, reply.text, reply.text_for_log(), stage))
+                rule = None
+                if reply.code >= 400:
+                    enhanced = enhanced_status(reply.code, reply.text)
+                    rule = self.reactions.rule_for(session.site, reply.code, enhanced, reply.text)
+                verdicts.append(judge_reply(reply.code, reply.text, reply.text_for_log(), stage, rule))
             else:
                 verdicts.append(
                     judge_error(
@@ -208,12 +229,16 @@ class Settler:
         }  # fmt: skip
         if flags & POSSIBLE_DUPLICATE:
             fields["possible_duplicate"] = True
+        if verdict.rule is not None:
+            fields["rule"] = verdict.rule.name
         if verdict.kind == "deferred":
             delay = delays.setdefault(attempts, retry_delay_seconds(app.config.retry, attempts, self._rng))
+            delay = retry_seconds(delay, verdict.rule)
             state.status = QUEUED
             state.due_ms = int((app.clock.wall() + delay) * 1000)
             young = fields["queued_seconds"] < PREFERS_SOURCE_SECONDS
-            app.engine.index.set_source(r, session.source + 1 if young else 0)
+            stays = young and not (verdict.rule is not None and verdict.rule.actions.switch_source)
+            app.engine.index.set_source(r, session.source + 1 if stays else 0)
             if app.quarantine.held(delivery.message):
                 app.engine.index.py_place(r, QUARANTINED)
             else:
