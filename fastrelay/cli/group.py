@@ -27,6 +27,7 @@ Examples:
   fastrelay check -c fastrelay.yaml               is the configuration sound?
   fastrelay run -c fastrelay.yaml                 start the relay
   fastrelay send --to you@example.com --trace     one test message, the dialogue shown
+  fastrelay top                                   what it does, live
   fastrelay queue summary                         where all mail stands
   fastrelay queue why ID                          what a message waits for
   fastrelay explain example.com                   every limit for a domain, and who set it
@@ -132,6 +133,7 @@ COMMANDS = {
     "run": ("fastrelay.cli.run:run", "Start the relay and stay in the foreground."),
     "check": ("fastrelay.cli.check:check", "Validate a configuration and this host."),
     "status": ("fastrelay.cli.status:status", "Show the running relay and its workers."),
+    "top": ("fastrelay.cli.top:top", "Watch rates, queues, warm-up and waits, live."),
     "queue": ("fastrelay.cli.queue:queue", "Look at queued mail; suspend, resume, flush, remove."),
     "explain": ("fastrelay.cli.explain:explain", "Show what decides when mail for a domain leaves."),
     "warmup": ("fastrelay.cli.warmup:warmup", "Warm-up of new sending addresses: look, hold, resume, set."),
