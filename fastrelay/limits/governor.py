@@ -14,15 +14,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 from fastrelay._core.slab import Slab
 from fastrelay.clock import Clock
 from fastrelay.config.schema import Config
 from fastrelay.errors import FastrelayError
 from fastrelay.limits import stages, warmup_view
+from fastrelay.limits.backoff import Backoffs, RateTable
+from fastrelay.limits.backoff import Store as BackoffStore
 from fastrelay.limits.durable import Reserved
-from fastrelay.limits.warming import CapTable, Counts, Event, Store, Track, Warmup
+from fastrelay.limits.warming import CapTable, Counts, Event, Track, Warmup
+from fastrelay.limits.warming import Store as WarmupStore
 from fastrelay.metrics import names
 
 log = logging.getLogger("fastrelay.governor")
@@ -53,6 +56,14 @@ def slab_counts(slabs: Iterable[Slab]) -> dict[tuple[str, str, str], float]:
     return counts
 
 
+class SharedTable(CapTable, RateTable, Protocol):
+    """What is needed of the shared table."""
+
+
+class Store(WarmupStore, BackoffStore, Protocol):
+    """What is needed of the LMDB `control`."""
+
+
 class Governor:
     """See the top.
 
@@ -64,7 +75,7 @@ class Governor:
     def __init__(
         self,
         config: Config,
-        table: CapTable,
+        table: SharedTable,
         store: Store,
         clock: Clock,
         counts: Callable[[], Counts],
@@ -74,34 +85,47 @@ class Governor:
     ) -> None:
         self.config = config
         self.clock = clock
-        self.warmup = Warmup(config, table, store, clock, counts, event, reserved)
+        self._read_counts = counts
+        self._counts = counts()
+        self.warmup = Warmup(config, table, store, clock, lambda: self._counts, event, reserved)
+        self.backoffs = Backoffs(config, table, store, clock, lambda: self._counts, event)
 
     @property
     def version(self) -> int:
-        """Changes whenever workers should get `state()` again."""
-        return self.warmup.version
+        """Grows whenever workers should get `state()` again."""
+        return self.warmup.version + self.backoffs.version
 
     def reload(self, config: Config) -> None:
         """Take over a configuration."""
         self.config = config
+        self._counts = self._read_counts()
         self.warmup.reload(config)
+        self.backoffs.reload(config)
 
     def tick(self) -> None:
         """Once a second."""
-        for part in (self.warmup.tick,):
+        self._counts = self._read_counts()
+        for part in (self.backoffs.tick, self.warmup.tick):
             try:
                 part()
             except Exception:
                 log.exception("a part of the governor failed; please report this")
 
     def report(self, event: dict[str, Any]) -> None:
-        """What a worker tells: a reply that a rule matched (`reply_rule`), or a complaint (`complaint`, n)."""
-        if event.get("event") == "complaint":
+        """What a worker tells: a reply that a rule matched (`reply_rule`), or a complaint (`complaint`: source, place,
+        n). Blocks are not counted from here, but from the metrics files, which outlast a restart."""
+        if event.get("event") == "reply_rule":
+            self.backoffs.report(event)
+        elif event.get("event") == "complaint":
             self.warmup.complained(str(event.get("source")), str(event.get("place")), int(event.get("n") or 1))
 
     def state(self) -> dict[str, Any]:
         """For workers, metrics and people."""
-        return {"warmup": warmup_view.rows(self.warmup)}
+        return {
+            "warmup": warmup_view.rows(self.warmup),
+            "backoffs": self.backoffs.active(),
+            "adaptive": self.backoffs.adaptive(),
+        }
 
     # --- commands ---
 

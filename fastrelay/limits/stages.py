@@ -53,13 +53,12 @@ SHARES = ("deferrals", "blocks", "bounces", "complaints")
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """Outcomes of attempts. blocked: those of deferred and failed that refuse the source; complained: reports."""
+    """Outcomes of attempts. blocked: of deferred and failed, those that refuse the source; complained: reports."""
 
     delivered: int = 0
     deferred: int = 0
     failed: int = 0
     blocked: int = 0
-    bounced: int = 0  # failed, but not blocked
     complained: int = 0
 
     @property
@@ -74,7 +73,7 @@ class Tally(msgspec.Struct, frozen=True):
         part = {
             "deferrals": self.deferred,
             "blocks": self.blocked,
-            "bounces": self.bounced,
+            "bounces": max(0, self.failed - self.blocked),  # a block is no bounce
             "complaints": self.complained,
         }[name]
         whole = self.delivered if name == "complaints" else self.attempts

@@ -55,7 +55,7 @@ LONGEST_SHARE = 0.88  # of a day (hour) is the longest spread: the next one may 
 
 Counts = Mapping[tuple[str, str, str], float]  # (outcome, provider, source) → cumulative count
 Event = Callable[[str, dict[str, Any]], None]
-_OUTCOMES = ("delivered", "deferred", "failed", "blocked", "bounced")
+_OUTCOMES = ("delivered", "deferred", "failed", "blocked")
 
 
 class Store(Protocol):
@@ -112,7 +112,7 @@ class Track:
 class Warmup:
     """All tracks.
 
-    counts    gives the cumulative outcomes of all workers; `blocked` and `bounced` beside those of metrics.names
+    counts    gives the cumulative outcomes of all workers; `blocked` beside those of metrics.names
     event     is told of what a stage does
     reserved  reads what spools have reserved; asked once, at the start, and only if the table does not know a cap
     """

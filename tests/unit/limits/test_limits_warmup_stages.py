@@ -145,11 +145,11 @@ def test_each_day_is_a_new_period_also_when_the_stage_is_held() -> None:
         ({"deferred": 80}, "stepped_back"),
         ({"failed": 3, "blocked": 3}, "held"),
         ({"deferred": 15, "blocked": 15}, "stepped_back"),
-        ({"failed": 8, "bounced": 8}, "held"),
-        ({"failed": 20, "bounced": 20}, "stepped_back"),
+        ({"failed": 8}, "held"),
+        ({"failed": 20}, "stepped_back"),
         ({"complained": 1}, "stepped_back"),
         ({"failed": 90, "blocked": 90}, "stopped"),
-        ({"failed": 50, "bounced": 50}, "stopped"),
+        ({"failed": 50}, "stopped"),
         ({"complained": 3}, "stopped"),
     ],
 )
@@ -463,7 +463,6 @@ OUTCOMES = st.fixed_dictionaries(
         "deferred": st.integers(0, 100),
         "failed": st.integers(0, 100),
         "blocked": st.integers(0, 60),
-        "bounced": st.integers(0, 60),
         "complained": st.integers(0, 2),
     }
 )
