@@ -69,7 +69,7 @@ class Envelopes:
         machine.receive(content.replace(b"\r\n.", b"\r\n..") + b".\r\n", 0.0)
         while (event := machine.next_event()) != MESSAGE:
             if not event:
-                raise ValueError(f"no message: {b''.join(machine.take_output())!r}")
+                raise ValueError(f"no message: event {event}")
         return machine.envelope
 
 
