@@ -234,23 +234,30 @@ def test_huge_rules_do_not_wrap_round(make: Make) -> None:
 def test_a_rule_that_grew_laxer_is_not_waited_out(make: Make) -> None:
     """A mistaken rate of one a day is mended by a reload: the one unit stays owed, at the new price."""
     table = make()
+    assert table.take(40, SECOND, 1, 86400 * SECOND, 1) == 0
+    assert table.take(40, SECOND, 10, SECOND, 10) == SECOND
+    assert table.take(40, SECOND, 9, SECOND, 10) == 0
+
+
+def test_a_fast_name_that_shares_a_cell_waives_nothing_of_a_slow_one(make: Make) -> None:
+    table = make()
     assert table.take(1, SECOND, 1, 86400 * SECOND, 1) == 0
-    assert table.take(1, SECOND, 10, SECOND, 10) == SECOND
-    assert table.take(1, SECOND, 9, SECOND, 10) == 0
+    assert table.take(1, SECOND, 1, SECOND, 10) > 80000 * SECOND
+    assert table.take(1, SECOND, 1, 86400 * SECOND, 1) >= 86400 * SECOND
 
 
 def test_during_a_reload_the_stricter_rule_holds(make: Make) -> None:
-    table = make()
-    assert table.take(1, SECOND, 1, SECOND, 2) == 0
+    table, cell = make(), 40
+    assert table.take(cell, SECOND, 1, SECOND, 2) == 0
     table.reloading = True
-    assert table.take(1, SECOND, 1, 1, 1000) == 0
-    assert table.take(1, SECOND, 1, 1, 1000) == SECOND
-    assert table.take(1, SECOND, 3, 1, 1000) == -1
-    assert table.take(1, SECOND, 1, 10 * SECOND, 1) == 20 * SECOND
-    assert table.take(1, SECOND, 1, 1, 1000) == 20 * SECOND
+    assert table.take(cell, SECOND, 1, 1, 1000) == 0
+    assert table.take(cell, SECOND, 1, 1, 1000) == SECOND
+    assert table.take(cell, SECOND, 3, 1, 1000) == -1
+    assert table.take(cell, SECOND, 1, 10 * SECOND, 1) == 20 * SECOND
+    assert table.take(cell, SECOND, 1, 1, 1000) == 20 * SECOND
     table.reloading = False
-    assert table.take(1, SECOND, 999, 1, 1000) == 1
-    assert table.take(1, SECOND, 998, 1, 1000) == 0
+    assert table.take(cell, SECOND, 999, 1, 1000) == 1
+    assert table.take(cell, SECOND, 998, 1, 1000) == 0
 
 
 # --- restarts ---

@@ -1,32 +1,36 @@
-"""Limits of one worker: a *rule* on a cell of the shared table, a *gate* of all rules that hold for one source and site,
-and *waiting*: who waits for which rule.
+"""Limits of one worker: a *rule* on a cell of the shared table, a *gate* of all rules that hold for one source and
+site, and *waiting*: who waits for which rule.
 
-The unit of every rate and cap is a RCPT written (DESIGN section 5). A gate gives `most` or fewer, or 0 with the rule that
-denies; what earlier rules gave too much is given back at once. The granted path makes no Python object.
+The unit of every rate and cap is a RCPT written (DESIGN section 5). A gate gives `most` or fewer, or 0 with the rule
+that denies; what earlier rules gave too much is given back at once. The granted path makes no Python object.
 
 Caps. A worker holds blocks of a cap: units that are claimed in the shared table and, before the first of them is used,
 recorded by its own spool as "reserved in this period, in all" (fastrelay/limits/durable.py), on the group commit.
 
-    step                                what is found after kill -9 of the worker         after power loss
-    ----                                ------------------------------------------         ----------------
-    units claimed in the table          the table counts them: lost to this period         not reserved, and none was used
-    record in the open batch            the same                                           the same
-    batch committed                     the same; the spool's sum counts them too          the sum counts them as used
-    units used                          the same                                           the same
-    worker ends well: rest returned     the table first, then the record goes down with    before the commit: the sum counts the
-    to the table, record lowered        the last batch; both count used units              rest too; after it, what was used
+    step                           after kill -9 of the worker               after power loss
+    ----                           ---------------------------               ----------------
+    units claimed in the table     the table counts them: lost for           not reserved, and none was used
+                                   this period
+    record in the open batch       the same                                  the same
+    batch committed                the same                                  the sum over the spools counts them as used
+    units used                     the same                                  the same
+    worker ends well: the rest     the table does not count the rest, the    before the next commit: the sum counts the
+    goes back to the table, the    sum may still                             rest too; after it, what was used
+    record is lowered
+    the rest used by another       the table counts it; that one recorded    as above, for the other one's record
+                                   it before
 
-So the table (same boot) and the sum over all spools (another boot) never count less than what was used, and at most the
-unused part of each worker's block more: OUTSTANDING_PART of the cap, or 1. A record is of one period; the first block of
-the next period begins it anew. A block whose period is over is dropped, and so is one whose cap was lowered below what is
-claimed. Units of one period are never given back into another.
+So the table (same boot) and the sum over all spools (another boot) never count less than what was used, and count more
+by at most what each worker may hold unused: 1/OUTSTANDING_PART of the cap, or 1. A record is of one period; the first
+block of the next period begins it anew. A block whose period is over is dropped, and so is one whose cap was lowered
+below what is claimed. Units of one period are never given back into another.
 
 Fairness between workers: who is denied a rate for transactional mail says so in the table, and other workers' other
 mail gives way, for as long as the denied one may take to come back and a few intervals; then as before.
 
-Waiting: each rule has a list of sites, first come first served (transactional first), and a place in a heap by the time
-it is looked at next. So what happens costs no more with many sites. At that time as many sites are woken as there are
-permits; were they not taken, more are woken shortly after: a woken site that takes nothing strands nobody.
+Waiting: each rule has a list of sites, first come first served (transactional first), and a place in a heap by the
+time it is looked at next. So what happens costs no more with many sites. At that time as many sites are woken as there
+are permits; were they not taken, more are woken shortly after: a woken site that takes nothing strands nobody.
 
 Bounds: MOST_RULES a gate, MOST_AT_ONCE sites woken in one call (the rest at once after), a site waits once.
 
@@ -90,6 +94,8 @@ cdef class Rule:
         self.place = -1
         if self.kind_number == FIXED and emission_ns <= 0:
             raise ValueError("a fixed rate needs the ns of one unit")
+        if self.kind_number == FIXED:
+            table.introduce(self.cell, self.emission_ns, self.burst)
 
     @property
     def kind(self):
@@ -131,8 +137,8 @@ cdef class Rule:
         return got
 
     cdef int64_t _interval(self) noexcept:
-        cdef int64_t burst
-        return min(max(self._rate(&burst), <int64_t>RECHECK_LEAST_NS), <int64_t>LOOK_NS)
+        cdef int64_t _burst
+        return min(max(self._rate(&_burst), <int64_t>RECHECK_LEAST_NS), <int64_t>LOOK_NS)
 
     cdef int64_t charged(self) noexcept:
         """ns per unit as takes are charged now."""
@@ -232,7 +238,6 @@ cdef class Rule:
 
     cdef void untake(self, int32_t n) noexcept:
         """Units that were taken in this same moment."""
-        cdef int64_t burst
         if self.kind_number == CAP:
             self.left += n
         elif self.kind_number == FIXED or self.seen_emission:
@@ -240,14 +245,14 @@ cdef class Rule:
 
     cdef int give_back(self, int32_t n, int64_t taken_ns, int64_t now_ns) except -1:
         """Units that were taken at `taken_ns`; nothing when the rule or the period changed since."""
-        cdef int64_t burst, emission_ns
+        cdef int64_t emission_ns, _burst
         if taken_ns < self.changed_ns or self.closed:
             return 0
         if self.kind_number == CAP:
             self.left += n
             self._trim()
             return 0
-        emission_ns = self._rate(&burst)
+        emission_ns = self._rate(&_burst)
         if emission_ns == self.charged() and (self.kind_number == FIXED or emission_ns == self.seen_emission):
             self.table.give_back_late(self.cell, n, taken_ns, now_ns)
         return 0

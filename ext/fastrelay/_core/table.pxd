@@ -50,6 +50,7 @@ cdef class Table:
     cdef readonly str path
 
     cdef Cell* _cell(self, uint32_t cell) noexcept nogil
+    cdef bint _is_shared(self, Cell* place) noexcept nogil
     cdef void _copy_rate(self, Cell* source, uint32_t cell) noexcept nogil
     cdef int32_t* _row(self, uint32_t cell, uint32_t slot) noexcept nogil
     cdef void _copy_rule(self, Cell* source, uint32_t cell) noexcept nogil
@@ -71,8 +72,10 @@ cdef class Table:
         self, uint32_t cell, int64_t now_ns, int32_t most, int64_t emission_ns, int64_t burst
     ) noexcept nogil
     cpdef int64_t look(self, uint32_t cell, int64_t now_ns, int64_t emission_ns, int64_t burst) noexcept nogil
+    cpdef void introduce(self, uint32_t cell, int64_t emission_ns, int64_t burst) noexcept nogil
     cdef int64_t _take(
-        self, uint32_t cell, int64_t now_ns, int32_t least, int32_t most, int64_t emission_ns, int64_t burst, bint really
+        self, uint32_t cell, int64_t now_ns, int32_t least, int32_t most, int64_t emission_ns, int64_t burst,
+        bint really
     ) noexcept nogil
     cdef void _new_rule(
         self, Cell* place, int64_t now_ns, int64_t old_ns, int64_t emission_ns, int64_t burst

@@ -13,9 +13,10 @@ stricter, never laxer, and with some thousand cells hardly noticed.
 
 Rates: time is CLOCK_BOOTTIME in ns, passed in. A rule comes with each take, or is recorded in the cell by the governor
 (adaptive rates, a cap spread over its day) and read by each take. When a rule changes, the units that are owed stay
-owed, each at the new price; a process that is killed in the midst of that leaves a bucket that owes too much. The file outlives every process; buckets that are not full again yet
-are carried over a restart. Under a foreign boot id, or when the file was lost or damaged, every bucket counts as empty
-at that instant (no burst). While `reloading` is set, the stricter of the recorded and the given rule holds.
+owed, each at the new price; a process that is killed in the midst of that leaves a bucket that owes too much. The file
+outlives every process; buckets that are not full again yet, recorded rules and caps are carried over a restart. Under a
+foreign boot id, or when the file was lost or damaged, every bucket counts as empty at that instant (no burst). While
+`reloading` is set, the stricter of the recorded and the given rule holds, and is recorded.
 
 Caps: of a cell with a cap, one word holds the period and what is used in it, another the period and the cap. Both are
 changed by compare-and-set, and a claim needs the periods to be the same: between two periods, and whenever only one
@@ -287,6 +288,9 @@ cdef class Table:
     cdef Cell* _cell(self, uint32_t cell) noexcept nogil:
         return <Cell*>(self._cells + <size_t>cell * self._stride)
 
+    cdef bint _is_shared(self, Cell* place) noexcept nogil:
+        return <char*>place < self._cells + <size_t>self._shared * self._stride
+
     cdef int32_t* _row(self, uint32_t cell, uint32_t slot) noexcept nogil:
         """The pair (used, demand) of a slot in a cell."""
         return <int32_t*>(self._cells + <size_t>cell * self._stride + sizeof(Cell)) + 2 * slot
@@ -473,8 +477,19 @@ cdef class Table:
             return -INT64_MAX
         return self._take(cell, now_ns, 1, INT32_MAX, emission_ns, burst, False)
 
+    cpdef void introduce(self, uint32_t cell, int64_t emission_ns, int64_t burst) noexcept nogil:
+        """Record the rule of a cell that has none yet: a reload then knows it as the old one."""
+        cdef int64_t unset = 0
+        cdef Cell* place
+        if cell < self._capacity:
+            place = self._cell(cell)
+            if fr_load_i64(&place.emission_ns) == 0:
+                fr_store_i64(&place.burst, max(burst, 1))
+                fr_swap_i64(&place.emission_ns, &unset, max(emission_ns, 1))
+
     cdef int64_t _take(
-        self, uint32_t cell, int64_t now_ns, int32_t least, int32_t most, int64_t emission_ns, int64_t burst, bint really
+        self, uint32_t cell, int64_t now_ns, int32_t least, int32_t most, int64_t emission_ns, int64_t burst,
+        bint really
     ) noexcept nogil:
         """`least` to `most` units, 0 when `least` is more than the burst, or the wait for `least`, negative."""
         cdef Cell* place = self._cell(cell)
@@ -498,7 +513,7 @@ cdef class Table:
                     told = True
                     self._new_rule(place, now_ns, known_emission, emission_ns, burst)
                     continue
-                if known_emission > 0 and seen > now_ns:
+                if known_emission > 0 and seen > now_ns and not self._is_shared(place):
                     seen = now_ns + fr_scaled(seen - now_ns, emission_ns, known_emission)
             if least > burst:
                 return 0
@@ -519,7 +534,8 @@ cdef class Table:
         """Record a rule. Units that are owed stay owed, at the new price.
 
         Slower: they are charged before the rule is stored (for who is killed here) and what others took meanwhile
-        after. Faster: the rest is waived after. Of several that change the rule at once, one charges or waives."""
+        after. Faster: the rest is waived after, but in a shared cell, where the next one may be slow again. Of several
+        that change the rule at once, one charges or waives."""
         cdef int64_t seen, owed, charged, expected = old_ns
         fr_store_i64(&place.burst, burst)
         if old_ns <= 0 or emission_ns == old_ns:
@@ -529,7 +545,7 @@ cdef class Table:
         owed = min(max(seen - now_ns, 0), INT64_MAX // 4)
         charged = fr_scaled(owed, emission_ns, old_ns)
         if emission_ns < old_ns:
-            if fr_swap_i64(&place.emission_ns, &expected, emission_ns):
+            if fr_swap_i64(&place.emission_ns, &expected, emission_ns) and not self._is_shared(place):
                 seen = fr_load_i64(&place.tat)
                 while not fr_swap_i64(&place.tat, &seen, seen - (owed - charged)):
                     pass
