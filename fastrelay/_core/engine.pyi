@@ -3,8 +3,10 @@ from typing import Any
 
 from fastrelay._core.commit import Spool
 from fastrelay._core.envelope import Envelope
+from fastrelay._core.flows import Flow, Turn
 from fastrelay._core.index import Domain, Index, SiteQueue
 from fastrelay._core.inflight import Inflight
+from fastrelay._core.limits import Waiting
 from fastrelay._core.record import Record
 from fastrelay._core.scan import Scan
 from fastrelay._core.slab import Slab
@@ -36,6 +38,8 @@ class Delivery:
     recipients: list[int]
     record: Record
     started: float
+    @property
+    def permits(self) -> int: ...
 
 class Engine:
     index: Index
@@ -50,7 +54,6 @@ class Engine:
     hostname: bytes
     received_limit: int
     queued_limit: int
-    recipients_per_transaction: int
     hot_limit: int
     loading_limit: int
     expire_ms: int
@@ -58,7 +61,11 @@ class Engine:
     held_back: bool
     field_names: frozenset[bytes]
     loading: int
-    accept_edit: Callable[[Envelope], tuple[bytes, bytes, bytes, int, bytes] | None] | None
+    accept_edit: Callable[[Envelope], tuple[dict[str, bytes], bytes] | None] | None
+    assign: Callable[[dict[str, bytes] | None, Any, bytes, float], Any] | None
+    assigned: bool
+    boottime_ns: Callable[[], int]
+    waiting: Waiting
     @property
     def hot_bytes(self) -> int: ...
     def __init__(
@@ -72,9 +79,10 @@ class Engine:
         hostname: bytes,
         received_limit: int,
         queued_limit: int,
-        recipients_per_transaction: int,
         hot_bytes: int,
         expire_ms: int,
+        boottime_ns: Callable[[], int] | None = None,
+        recipients_per_transaction: int = 0,
     ) -> None: ...
     def add_spool(self, spool: Spool, inflight: Inflight, tag: str | bytes) -> int: ...
     def set_field_names(self, names: list[bytes]) -> None: ...
@@ -91,7 +99,13 @@ class Engine:
     def advance(self, now: float, most: int = 2000) -> int: ...
     def route_pending(self, domain: Domain, now: float) -> None: ...
     def count(self, spool: int, outcome: int, n: int) -> None: ...
-    def wake(self, site: SiteQueue) -> int: ...
+    def set_fairness(self, fairness: Any) -> None: ...
+    def expired(self, start: int, slice_messages: int, now: float) -> tuple[int | None, list[int]]: ...
+    def give_back(self, delivery: Delivery) -> int: ...
+    def forget_limits(self) -> None: ...
+    def next_limit_ns(self) -> int: ...
+    def wake_waiting(self, now_ns: int) -> None: ...
+    def wake(self, who: SiteQueue | Turn | Flow) -> int: ...
     def wake_dirty(self, now: float) -> None: ...
     def pull(self, site: SiteQueue, source: int, most: int, now: float) -> Delivery | None: ...
     def reroute(self, site: SiteQueue, now: float, most: int = 20000) -> None: ...

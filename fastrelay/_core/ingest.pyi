@@ -9,6 +9,7 @@ BACKLOG_BYTES: int
 
 class Connection:
     large: Any
+    mail: Any
     closed: bool
     waiting: bool
     reading_paused: bool
@@ -26,7 +27,13 @@ class Connection:
     @property
     def busy(self) -> bool: ...
     def __init__(
-        self, server: SmtpServer, engine: Engine, listener: Any, client: bytes, refusal: bytes | None = None
+        self,
+        server: SmtpServer,
+        engine: Engine,
+        listener: Any,
+        client: bytes,
+        refusal: bytes | None = None,
+        mail: Any = None,
     ) -> None: ...
     def connection_made(self, transport: Any) -> None: ...
     def get_buffer(self, hint: int) -> bytearray: ...

@@ -89,6 +89,7 @@ class Transaction:
     mail_reply: Reply | None
     recipient_replies: list[Reply | None]
     final_reply: Reply | None
+    rcpt_written: bool
     body_began: bool
     body_complete: bool
     all_delivered: bool

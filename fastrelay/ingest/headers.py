@@ -1,4 +1,7 @@
-"""Header fields by which a client names campaign, tenant, pool and priority; they are removed on the way."""
+"""Header fields by which a client says what a message is (campaign, tenant, pool, priority, expiry, not-before).
+
+They are removed on the way; assign.py decides what they mean.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from typing import Any
 from fastrelay.config.schema import Headers
 
 NAME_OCTETS = 255
-PRIORITIES = {b"bulk": 0, b"normal": 1, b"transactional": 2}
+MEANINGS = ("campaign", "tenant", "pool", "priority", "expire", "not_before")
 
 
 class HeaderNames:
@@ -16,7 +19,7 @@ class HeaderNames:
 
     def __init__(self, headers: Headers) -> None:
         self._meaning: dict[bytes, tuple[str, int]] = {}
-        for meaning in ("campaign", "tenant", "pool", "priority"):
+        for meaning in MEANINGS:
             for rank, name in enumerate(getattr(headers, meaning)):
                 self._meaning[name.lower().encode()] = (meaning, rank)
         self.names = list(self._meaning)
@@ -24,8 +27,8 @@ class HeaderNames:
         # A field with its folded lines (RFC 5322 section 2.2.3), at the start of the header or behind a line end.
         self._fields = re.compile(rb"(?im)^(" + names + rb")[ \t]*:((?:[^\r\n]|\r\n[ \t])*)\r\n") if names else None
 
-    def edit(self, envelope: Any) -> tuple[bytes, bytes, bytes, int, bytes] | None:
-        """(campaign, tenant, pool, priority, header without those fields), or None where the header has none."""
+    def edit(self, envelope: Any) -> tuple[dict[str, bytes], bytes] | None:
+        """({meaning: what is said}, header without those fields), or None where the header has none."""
         if self._fields is None:
             return None
         content = envelope.content
@@ -44,11 +47,4 @@ class HeaderNames:
             if value and (meaning not in best or rank < best[meaning][0]):
                 best[meaning] = (rank, value)
         chosen = {meaning: value for meaning, (_, value) in best.items()}
-        priority = PRIORITIES.get(chosen.get("priority", b"").lower(), 0)
-        return (
-            chosen.get("campaign", b""),
-            chosen.get("tenant", b""),
-            chosen.get("pool", b""),
-            priority,
-            self._fields.sub(b"", header),
-        )
+        return chosen, self._fields.sub(b"", header)

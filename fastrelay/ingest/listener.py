@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, cast
 
 from fastrelay._core.ingest import Connection
 from fastrelay._core.server import ServerLimits, SmtpServer
+from fastrelay.config.sending import Assignment
+from fastrelay.ingest.assign import NOBODY, Assigner
 from fastrelay.ingest.large import LargeContent
 from fastrelay.metrics import names
 
@@ -62,6 +64,13 @@ class Listener:
         self.spill_bytes = min(config.spool.large_message_bytes, 1024 * 1024)
         self.bare_line_ends = config.smtp.bare_line_ends
         self.hostname = config.hostname.encode()
+        self._mail = {one.address: one.mail for one in config.listeners.smtp if one.mail != NOBODY}
+        assigner = Assigner(config)
+        self._app.engine.assign = assigner.assign
+        self._app.engine.assigned = assigner.by_sender
+        self._app.engine.set_fairness(config.fairness)
+        self._app.engine.boottime_ns = self._app.clock.boottime_ns
+        self._app.engine.waiting = getattr(self._app, "waiting", self._app.engine.waiting)
 
     # -- sockets ------------------------------------------------------------------------------------------------------
 
@@ -155,7 +164,8 @@ class Listener:
             spill_bytes=self.spill_bytes,
             bare_line_ends=self.bare_line_ends,
         )
-        connection = Connection(server, self._app.engine, self, address.encode(), refusal)
+        mail = self.mail_of(sock.getsockname()) if self._mail else None
+        connection = Connection(server, self._app.engine, self, address.encode(), refusal, mail)
         self._opening.add(connection)
         task = asyncio.get_running_loop().create_task(self._start(connection, sock))
         self._tasks.add(task)
@@ -172,6 +182,13 @@ class Listener:
             if connection in self._opening:
                 self._opening.discard(connection)
                 self._app.balance.publish()
+
+    def mail_of(self, local: tuple[str, int]) -> Assignment | None:
+        """What the listener gives to mail that comes in at a local address: its own listener's before one of all
+        addresses. (The worker that accepted a connection may have handed it over; the address comes along.)"""
+        address, port = local[:2]
+        everywhere = "::" if ":" in address else "0.0.0.0"
+        return next((mail for at in (address, everywhere) if (mail := self._mail.get((at, port))) is not None), None)
 
     def may_relay(self, address: str) -> bool:
         """Whether a client at this address may relay without authentication."""

@@ -16,6 +16,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from fastrelay.deliver.pool import Pool
+from fastrelay.limits.shape import DEFAULT_POOL
 from fastrelay.route.names import InvalidDomain, normalize_domain
 from fastrelay.schedule.places import DNS, READY, RETRY, SUSPENDED
 from fastrelay.schedule.state import EXPIRED, FAILED, REMOVED
@@ -41,7 +42,7 @@ class Board:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self.sites: dict[str, Any] = {}
+        self.sites: dict[tuple[str, bytes], Any] = {}  # by the key of the site and the pool
         self.suspensions: list[Suspension] = []
         self.described: list[dict[str, Any]] = []
         self.quarantined_messages = 0
@@ -52,13 +53,14 @@ class Board:
 
     # -- what the engine asks -----------------------------------------------------------------------------------------
 
-    def domain_for(self, name: bytes) -> Any:
-        """The Domain of a name as a client spelled it (lower case); None where it is no domain at all."""
+    def domain_for(self, name: bytes, pool: bytes = b"") -> Any:
+        """The Domain of a name as a client spelled it (lower case), for a pool (empty: `default`); None where it is no
+        domain at all."""
         try:
             normal = normalize_domain(name.decode("utf-8"))
         except (InvalidDomain, UnicodeDecodeError):
             return None
-        return self._app.index.domain(normal.encode())
+        return self._app.index.domain(normal.encode(), pool)
 
     def unrouted(self, domain: Any) -> None:
         """Mail waits for a domain whose route is unknown or ran out."""
@@ -97,7 +99,7 @@ class Board:
         domain.route = route
         domain.resolving = False
         if route.action == "site":
-            domain.site = self.site_queue(route.site, now)
+            domain.site = self.site_queue(route.site, domain.pool, now)
             # At refresh_at the router is asked again, which renews the route in the background before it ends.
             domain.route_expires = max(min(route.refresh_at, route.expires_at), now + 1)
             domain.wait_detail = ""
@@ -116,11 +118,12 @@ class Board:
             reply = f"{route.code} {route.enhanced} {route.text}"
             self._end(domain.pending, FAILED, reason=reason, reply=reply, code=route.code, enhanced=route.enhanced)
 
-    def site_queue(self, site: Any, now: float) -> Any:
-        """The queue and pool of a site, made at its first use."""
-        queue = self.sites.get(site.key)
+    def site_queue(self, site: Any, pool: bytes, now: float) -> Any:
+        """The queue of a site for a pool of sources (b"": the default one), made at its first use."""
+        key = (site.key, pool)
+        queue = self.sites.get(key)
         if queue is None:
-            queue = self.sites[site.key] = self._app.index.new_site_queue(site)
+            queue = self.sites[key] = self._app.index.new_site_queue(site, pool.decode() or DEFAULT_POOL)
             queue.pool = Pool(self._app, queue)
         return queue
 
@@ -182,9 +185,8 @@ class Board:
     def sweep(self, now: float) -> None:
         """Expiry of mail that nobody pulls, a slice of the index at a time; forgets idle sites and domains."""
         index = self._app.index
-        before_ms = int((now - self._app.config.retry.expire_seconds) * 1000)
         for _ in range(SWEEP_SLICES):
-            following, found = index.select(self._expiry_at, SWEEP_SLICE, before_ms)
+            following, found = self._app.engine.expired(self._expiry_at, SWEEP_SLICE, now)
             found = [r for r in found if index.recipient_info(r)[3] in (READY, RETRY, DNS, SUSPENDED)]
             for r in found[:SLICE]:
                 self.expire(r)
@@ -203,21 +205,21 @@ class Board:
             self.sweep(self._app.clock.monotonic())
 
     def _forget_idle_sites(self, now: float) -> None:
-        idle = []
-        for queue in self.sites.values():
+        idle = {}
+        for key, queue in self.sites.items():
             pool = queue.pool
             unused = now - pool.last_used > POOL_IDLE_SECONDS
             if unused and not queue.ready() and not pool.sessions and not pool.connecting:
-                idle.append(queue)
+                idle[key] = queue
         if not idle:
             return
-        gone = set(map(id, idle))
+        gone = set(map(id, idle.values()))
         for domain in self._app.index.domains.values():
             if id(domain.site) in gone:
                 domain.site = None
                 domain.route_expires = 0.0
-        for queue in idle:
-            del self.sites[queue.key]
+        for key, queue in idle.items():
+            del self.sites[key]
             self._app.index.free_site_queue(queue)
 
     # -- suspensions --------------------------------------------------------------------------------------------------

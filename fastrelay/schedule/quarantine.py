@@ -5,6 +5,7 @@ They count as queued. `fastrelay queue quarantine list` shows them, `release` le
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -94,10 +95,17 @@ class Quarantine:
         self.gone(m)
         app.settler.states.put(spool, msgid, state)
         now = app.clock.monotonic()
+        hold = 0.0
+        with contextlib.suppress(ValueError):  # a record that is damaged holds nothing back
+            record = app.record(spool, msgid)
+            hold = record.not_before_ms / 1000 - app.clock.wall() if record is not None else 0.0
         released = 0
         for r in app.index.recipients_of(m):
             if app.index.recipient_info(r)[3] == QUARANTINED:
-                app.engine.place_ready(r, now)
+                if hold > 0:
+                    app.index.py_defer(r, int((now + hold) * 1000))
+                else:
+                    app.engine.place_ready(r, now)
                 released += 1
         app.wake_soon()
         return released

@@ -199,7 +199,7 @@ class Recovery:
                 one.flags |= POSSIBLE_DUPLICATE
             address = addresses[number][0]
             name = address[address.rfind(b"@") + 1 :].lower()
-            domain = app.board.domain_for(name)
+            domain = app.board.domain_for(name, record.pool)
             queued.append((number, domain.name if domain is not None else b"invalid"))
         if not queued:
             log.error("message %s has no queued recipient left; deleted", app.engine.message_id(msgid, spool))
@@ -209,10 +209,14 @@ class Recovery:
         campaign = index.name_number(record.campaign) if record.campaign else 0
         tenant = index.name_number(record.tenant) if record.tenant else 0
         size = record.length + len(record.prefix)
-        m, recipients = index.py_add(msgid, accepted_at_ms, size, queued, campaign, tenant, record.priority, spool)
+        m, recipients = index.py_add(
+            msgid, accepted_at_ms, size, queued, campaign, tenant, record.priority, spool, record.expire_seconds,
+            record.pool,
+        )  # fmt: skip
         index.set_recipients(m, record.count)
         for (number, _), r in zip(queued, recipients, strict=True):
-            self._place(m, r, state.recipients[number], state.quarantined, wall_ms, now_ms)
+            due_ms = max(state.recipients[number].due_ms, record.not_before_ms)
+            self._place(r, state.recipients[number], due_ms, state.quarantined, wall_ms, now_ms)
         if state.quarantined:
             app.quarantine.count(m)
         if changed:
@@ -222,7 +226,7 @@ class Recovery:
     def _queued(state: MessageState, number: int) -> bool:
         return number < len(state.recipients) and state.recipients[number].status == QUEUED
 
-    def _place(self, m: int, r: int, one: Any, quarantined: str, wall_ms: int, now_ms: int) -> None:
+    def _place(self, r: int, one: Any, due_ms: int, quarantined: str, wall_ms: int, now_ms: int) -> None:
         app = self._app
         index = app.index
         index.set_attempts(r, one.attempts)
@@ -233,7 +237,9 @@ class Recovery:
         if quarantined:
             index.py_place(r, QUARANTINED)
             return
-        wait_ms = min(one.due_ms - wall_ms, int(app.config.retry.max_seconds * 1500))
+        wait_ms = due_ms - wall_ms
+        if one.attempts:  # a clock that was set back holds no retry for ever
+            wait_ms = min(wait_ms, int(app.config.retry.max_seconds * 1500))
         if wait_ms > 0:
             index.py_defer(r, now_ms + wait_ms)
         else:

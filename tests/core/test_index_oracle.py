@@ -32,6 +32,7 @@ class Held:
     msgid: int
     number: int
     domain: bytes
+    campaign: bytes = b""
     place: int = UNPLACED
     source: int = 0
     due_ms: int = 0
@@ -84,7 +85,7 @@ class IndexMachine(RuleBasedStateMachine):
         self.messages[msgid] = m
         for r, (position, domain) in zip(numbers, enumerate(domains), strict=True):
             assert r not in self.model.recipients
-            self.model.recipients[r] = Held(msgid, position, domain)
+            self.model.recipients[r] = Held(msgid, position, domain, campaign)
 
     @precondition(lambda self: self.model.recipients)
     @rule(choice=st.integers(0, 1000), front=st.booleans())
@@ -101,14 +102,18 @@ class IndexMachine(RuleBasedStateMachine):
         self.index.set_source(r, source)
         self.model.recipients[r].source = source
         self.index.py_push_site(self.site, r)
-        self.model.put(r, f"lane {source}", READY)
+        self.model.put(r, self.queue_name(r, source), READY)
+
+    def queue_name(self, r: int, source: int) -> str:
+        return f"lane {source} {self.model.recipients[r].campaign.decode()}"
 
     @rule(source=st.integers(0, SOURCES))
     def pop(self, source: int) -> None:
-        queue = self.site.by_source.get(source) if source else self.site.common
-        r = self.index.py_pop(queue) if queue is not None else None
-        expected = self.model.queues.get(f"lane {source}") or [None]
-        assert r == expected[0]
+        """Whose turn it is, test_index_flows.py says; here: it is the first of its campaign in the lane."""
+        lane = self.site.by_source.get(source) if source else self.site.common
+        r = self.index.py_pop(lane) if lane is not None else None
+        queues = [queue for name, queue in self.model.queues.items() if name.startswith(f"lane {source} ")]
+        assert r in ([queue[0] for queue in queues if queue] or [None])
         if r is not None:
             self.model.out(r).place = UNPLACED
 
@@ -158,9 +163,9 @@ class IndexMachine(RuleBasedStateMachine):
         self.index.lanes = lanes
         self.index.release_lanes(self.site)
         for source in range(1, SOURCES + 1):
-            for r in list(self.model.queues.get(f"lane {source}", [])) if source not in lanes else ():
-                assert r in self.model.recipients
-                self.model.put(r, "lane 0", READY)
+            for name, queue in list(self.model.queues.items()):
+                for r in list(queue) if name.startswith(f"lane {source} ") and source not in lanes else ():
+                    self.model.put(r, self.queue_name(r, 0), READY)
         self.index.lanes = frozenset(range(1, SOURCES + 1))
 
     @rule(slice_messages=st.integers(1, 4), place=st.integers(-1, 7), domain=st.sampled_from([None, *DOMAINS]))
@@ -188,7 +193,9 @@ class IndexMachine(RuleBasedStateMachine):
         counts = dict.fromkeys(PLACE_NAMES, 0)
         for held in self.model.recipients.values():
             counts[PLACE_NAMES[held.place]] += 1
-        assert self.index.place_counts() == counts
+        told = self.index.place_counts()
+        told["retry_backoff"] += told.pop("not_before")  # never tried, as all of them here
+        assert told == counts
         assert self.index.queued_recipients == len(self.model.recipients) == sum(counts.values())
         assert self.index.queued_messages == len(self.messages)
         assert self.site.ready() == counts["ready"]
@@ -243,5 +250,5 @@ def test_a_million_recipients_fit_the_bound_per_recipient() -> None:
     index = Index(Wheel(0))
     for msgid in range(1, 70_001):
         index.py_add(msgid, 0, 1, [(0, b"a.example")])
-    assert index.memory_bytes() <= 2 * 65_536 * (56 + 40)
+    assert index.memory_bytes() <= 2 * 65_536 * (48 + 32)
     assert index.oldest_accepted_ms() == 0

@@ -194,6 +194,8 @@ cdef class SmtpClient:
         if self._asked:
             self._asked = False
             self._stale = self._parser.partial()
+        if self._sent and self._tx is not None:
+            self._tx.rcpt_written = True
         if self._body_queued and self._tx is not None:
             self._tx.body_began = True
             self._tx.body_complete = self._body_queued == 2

@@ -3,8 +3,10 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastrelay._core.commit cimport Spool
-from fastrelay._core.index cimport Domain, Index, Queue, SiteQueue
+from fastrelay._core.flows cimport Flow
+from fastrelay._core.index cimport Domain, Index, SiteQueue
 from fastrelay._core.inflight cimport Inflight
+from fastrelay._core.limits cimport Gate, Rule, Waiting
 from fastrelay._core.record cimport Head, Record, Text
 from fastrelay._core.envelope cimport Envelope
 from fastrelay._core.reply cimport Reply
@@ -22,7 +24,9 @@ cdef class Accepted:
     cdef public bytes content
     cdef public list domains
     cdef public Py_ssize_t size
-    cdef public uint32_t campaign, tenant
+    cdef public uint32_t campaign, tenant, expire_s
+    cdef public int priority
+    cdef public int64_t hold_ms         # not before so long after acceptance
     cdef public double since
 
 cdef class Hot:
@@ -38,6 +42,9 @@ cdef class Delivery:
     cdef public list recipients
     cdef public Record record
     cdef public double started
+    cdef readonly int permits           # of each gate, 0: none was needed, or they are given back
+    cdef Gate gate, flow_gate
+    cdef int64_t permitted_ns
     cdef int handle
 
 cdef class Engine:
@@ -50,8 +57,13 @@ cdef class Engine:
     cdef public object monotonic, wall
     cdef public bytearray read_buffer
     cdef public bytes hostname
-    cdef public Py_ssize_t received_limit, queued_limit, recipients_per_transaction, hot_limit, loading_limit
+    cdef public Py_ssize_t received_limit, queued_limit, hot_limit, loading_limit
     cdef public int64_t expire_ms
+    cdef int64_t class_expire_ms[3]     # 0: expire_ms
+    cdef public object boottime_ns      # a function
+    cdef public Waiting waiting       # which site waits for which rule
+    cdef public object assign           # which campaign, tenant, pool, class and times a message has
+    cdef public bint assigned           # whether a message without our header fields may have any
     cdef public bint suspensions, held_back
     cdef readonly frozenset field_names
     cdef char field_initials[256]
@@ -75,21 +87,32 @@ cdef class Engine:
                        double now)
     cdef int _accepted(self, Accepted a, double now_ms) except -1
     cpdef Delivery pull(self, SiteQueue site, int source, int most, double now)
-    cdef Delivery _load(self, uint32_t r, SiteQueue site, int source, int most)
+    cdef list _together(self, uint32_t r, SiteQueue site, int source, int most)
+    cdef int _permit(self, SiteQueue site, int source, Flow flow, Gate gate, int wanted, int64_t now_ns) except -1
+    cdef Gate _flow_gate(self, Flow flow)
+    cdef Gate _gate(self, SiteQueue site, int source)
+    cdef int _deny(self, SiteQueue site, int source, Gate gate, bint urgent) except -1
+    cdef int _nothing(self, SiteQueue site) except -1
+    cdef bint _left_to_cold(self, SiteQueue site, Gate gate, int64_t now_ns) except -1
+    cpdef int give_back(self, Delivery delivery) except -1
+    cdef bint _expired(self, uint32_t m, int64_t now_ms) noexcept
+    cdef Delivery _load(self, uint32_t r, SiteQueue site, list numbers)
     cdef int _misrouted(self, uint32_t r, SiteQueue site, double now) except -1
     cpdef int body_leaves(self, Delivery delivery) except -1
     cpdef int settle_delivered(self, Delivery delivery, bytes tail, double now) except -1
     cpdef int released(self, Delivery delivery) except -1
-    cpdef int wake(self, SiteQueue site) except -1
+    cdef int _wait(self, Rule rule, object who, int64_t until_ns, bint urgent) except -1
+    cpdef int wake(self, object who) except -1
     cdef int _wake_site(self, SiteQueue site, double now) except -1
     cdef int _starve(self, SiteQueue site) except -1
     cdef int _forget_hot(self, uint64_t msgid) except -1
-    cdef Domain _domain_of(self, const char* address, Py_ssize_t length)
+    cdef Domain _domain_of(self, const char* address, Py_ssize_t length, bytes pool)
+    cdef bytes _pool_in(self, const unsigned char* raw, const Head* head)
+    cdef Domain _new_domain(self, bytes name, bytes pool)
     cdef uint32_t _name_in(self, const unsigned char* raw, const Head* head, int which) except? 0xFFFFFFFF
     cpdef int place_ready(self, uint32_t r, double now) except -1
     cdef bytes _trace(self, Envelope envelope, bytes trace_head, uint64_t msgid, double wall)
     cdef int _event_accepted(self, Accepted a, Envelope envelope, bytes client, double wall) except -1
     cdef int _event_names(self, uint32_t campaign, uint32_t tenant) except -1
-    cdef Delivery _delivery(self, uint32_t r, uint32_t m, Record record, bytes content, SiteQueue site, int source,
-                            int most)
+    cdef Delivery _delivery(self, uint32_t m, Record record, bytes content, list numbers)
     cdef int _event_delivered(self, Delivery delivery, Py_ssize_t i, bytes tail, double wall, double now) except -1

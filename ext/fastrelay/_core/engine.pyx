@@ -24,6 +24,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.list cimport PyList_GET_SIZE
 from libc.string cimport memchr, memset
 
+from fastrelay._core.flows cimport Queue, TRANSACTIONAL, Turn
 from fastrelay._core.index cimport (
     IN_FLIGHT,
     LOADING,
@@ -42,10 +43,13 @@ from fastrelay._core.record cimport (
     FLAG_UTF8_HEADER,
     Head,
     RecipientView,
+    Times,
     encode_record,
     first_recipient,
     head_of,
+    head_size,
     next_recipient,
+    times_of,
 )
 from fastrelay._core.reply cimport Reply
 
@@ -60,6 +64,7 @@ import time as _time
 from fastrelay.spool.errors import SpoolError
 
 READ_BUFFER_BYTES = 256 * 1024
+NO_RULES = Gate()
 PLAIN_NAME = bytes(c if 32 < c < 127 and c not in b'()<>"\\' else 63 for c in range(256))
 
 
@@ -94,8 +99,8 @@ cdef class Engine:
     """One worker's middle. All calls on the loop's thread; `now` is monotonic seconds."""
 
     def __init__(self, Index index, Slab slab, cold, *, monotonic, wall, bytes hostname, Py_ssize_t received_limit,
-                 Py_ssize_t queued_limit, Py_ssize_t recipients_per_transaction, Py_ssize_t hot_bytes,
-                 int64_t expire_ms):
+                 Py_ssize_t queued_limit, Py_ssize_t hot_bytes, int64_t expire_ms, boottime_ns=None,
+                 Py_ssize_t recipients_per_transaction=0):
         self.index = index
         self.slab = slab
         self.cold = cold
@@ -109,10 +114,14 @@ cdef class Engine:
         self.hostname = hostname
         self.received_limit = received_limit
         self.queued_limit = queued_limit
-        self.recipients_per_transaction = min(recipients_per_transaction, MOST_RECIPIENTS)
         self.hot_limit = hot_bytes
         self.loading_limit = 64
         self.expire_ms = expire_ms
+        self.class_expire_ms[0] = self.class_expire_ms[1] = self.class_expire_ms[2] = 0
+        self.boottime_ns = boottime_ns or (lambda: int(monotonic() * 1e9))
+        self.waiting = Waiting()
+        self.assign = None
+        self.assigned = False
         self.suspensions = False
         self.held_back = False
         self.field_names = frozenset()
@@ -202,10 +211,13 @@ cdef class Engine:
         cdef Accepted a
         cdef bytes content = envelope.content
         cdef bytes address, name, prefix, campaign = b"", tenant = b"", pool = b"", edited = b""
+        cdef dict fields = None
         cdef list recipients = envelope.recipients
         cdef list parameters = envelope.recipient_parameters
         cdef Py_ssize_t count = PyList_GET_SIZE(recipients), i
         cdef int flags = 0, priority = 0
+        cdef uint32_t expire_s = 0
+        cdef int64_t not_before_ms = 0
         cdef double wall = self.wall()
         if not spool.accepting:
             return spool.refusal.encode() + b"\r\n"
@@ -216,20 +228,26 @@ cdef class Engine:
         if content is None:
             header = large.names        # its header was edited on the way to the file
             if header is not None:
-                campaign, tenant, pool, priority, _ = header
+                fields = header[0]
         elif self.field_names and self._has_field(content, envelope.header_length):
             header = self.accept_edit(envelope)
             if header is not None:
-                campaign, tenant, pool, priority, edited = header
+                fields, edited = header
                 content = edited + content[envelope.header_length:]
+        mail = getattr(connection, "mail", None)
+        if fields is not None or mail is not None or self.assigned:
+            found = self.assign(fields, mail, envelope.reverse_path, wall)
+            if type(found) is bytes:
+                return found
+            campaign, tenant, pool, priority, expire_s, not_before_ms = found
         a = Accepted.__new__(Accepted)
         a.domains = []
         for i in range(count):
             address = recipients[i]
             name = address[address.rfind(b"@") + 1:].lower()
-            domain = self.index.domains.get(name)
+            domain = self.index.domains.get(name + b"\0" + pool if pool else name)
             if domain is None:
-                domain = self.cold.domain_for(name)
+                domain = self._new_domain(name, pool)
                 if domain is None:
                     return b"550 5.1.2 Recipient domain can't be used: " + name[:100] + b"\r\n"
             a.domains.append(domain)
@@ -246,12 +264,16 @@ cdef class Engine:
             parameters = None
         a.raw = encode_record(<int64_t> (wall * 1000), flags, priority, envelope.reverse_path,
                               self.cold.mail_parameters(envelope) if envelope.ret or envelope.envid else b"", campaign,
-                              tenant, pool, client, envelope.helo, prefix, recipients, parameters)
+                              tenant, pool, client, envelope.helo, prefix, recipients, parameters, expire_s,
+                              not_before_ms)
         a.connection = connection
         a.content = content
         a.size = (large.file.length if content is None else PyBytes_GET_SIZE(content)) + PyBytes_GET_SIZE(prefix)
         a.campaign = self.index.name_number(campaign) if campaign else 0
         a.tenant = self.index.name_number(tenant) if tenant else 0
+        a.priority = priority
+        a.expire_s = expire_s
+        a.hold_ms = not_before_ms - <int64_t> (wall * 1000) if not_before_ms else 0
         a.since = now
         try:
             if content is not None:
@@ -384,12 +406,12 @@ cdef class Engine:
         cdef uint32_t m, r
         cdef Domain domain
         cdef Hot hot
-        m = index.add_message(a.msgid, <int64_t> now_ms, <uint32_t> a.size, <uint32_t> count, a.campaign, a.tenant, 0,
-                              0)
+        m = index.add_message(a.msgid, <int64_t> now_ms, <uint32_t> a.size, <uint32_t> count, a.campaign, a.tenant,
+                              <uint8_t> a.priority, 0, a.expire_s)
         for i in range(count - 1, -1, -1):
             domain = a.domains[i]
             if (<list> index.domain_list)[domain.number] is not domain:
-                domain = index.domain(domain.name)
+                domain = index.domain(domain.name, domain.pool)
                 a.domains[i] = domain
             r = index.add_recipient(m, <uint16_t> i, domain)
         # Before anything is placed: a route that fails may end the message at once, and forget what is hot.
@@ -402,7 +424,9 @@ cdef class Engine:
         r = index.message(m).first
         while r != NIL:
             domain = <Domain> index.domain_list[index.recipient(r).domain]
-            if self.suspensions and self.cold.suspended(r):
+            if a.hold_ms > 0:
+                index.defer(r, <int64_t> now_ms + a.hold_ms)
+            elif self.suspensions and self.cold.suspended(r):
                 index.place(r, SUSPENDED)
             elif domain.site is not None and domain.route_expires * 1000 > now_ms:
                 index.push_site(domain.site, r)
@@ -434,9 +458,11 @@ cdef class Engine:
         cdef const unsigned char* end
         cdef const unsigned char* raw
         cdef RecipientView view
-        cdef int64_t wall_ms = <int64_t> (self.wall() * 1000), now_ms = <int64_t> (now * 1000), age_ms
+        cdef int64_t wall_ms = <int64_t> (self.wall() * 1000), now_ms = <int64_t> (now * 1000), age_ms, hold_ms
         cdef uint32_t m, r, number
         cdef list domains
+        cdef const Times* times
+        cdef bytes pool
         scan.renew()
         for _done in range(most):
             if not scan.next():
@@ -455,16 +481,19 @@ cdef class Engine:
                                suspects.get(scan.msgid) if suspects else None, now_ms - age_ms)
                 continue
             domains = []
+            pool = self._pool_in(raw, head)
+            times = times_of(head)
+            hold_ms = times.not_before_ms - wall_ms if times != NULL and times.not_before_ms else 0
             at = first_recipient(raw)
             end = raw + scan.record_length
             for _number in range(head.recipients):
                 at = next_recipient(at, end, &view)
                 if at == NULL:
                     break
-                domains.append(self._domain_of(view.address, view.address_length))
+                domains.append(self._domain_of(view.address, view.address_length, pool))
             m = self.index.add_message(scan.msgid, now_ms - age_ms, <uint32_t> (head.length + head.prefix_length),
                                        head.recipients, self._name_in(raw, head, 0), self._name_in(raw, head, 1),
-                                       head.priority, <uint8_t> spool)
+                                       head.priority, <uint8_t> spool, times.expire_s if times != NULL else 0)
             for number in range(<uint32_t> PyList_GET_SIZE(domains)):
                 number = <uint32_t> PyList_GET_SIZE(domains) - 1 - number
                 r = self.index.add_recipient(m, <uint16_t> number, <Domain> domains[number])
@@ -472,21 +501,32 @@ cdef class Engine:
                     self.index.recipient(r).flags |= RECIPIENT_POSSIBLE_DUPLICATE
             r = self.index.message(m).first
             while r != NIL:
-                self.place_ready(r, now)
+                if hold_ms > 0:
+                    self.index.defer(r, now_ms + hold_ms)
+                else:
+                    self.place_ready(r, now)
                 r = self.index.recipient(r).sibling
         return True
 
-    cdef Domain _domain_of(self, const char* address, Py_ssize_t length):
+    cdef Domain _new_domain(self, bytes name, bytes pool):
+        return self.cold.domain_for(name, pool) if pool else self.cold.domain_for(name)
+
+    cdef Domain _domain_of(self, const char* address, Py_ssize_t length, bytes pool):
         cdef Py_ssize_t i = length
         cdef bytes name
         while i > 0 and address[i - 1] != 64:
             i -= 1
         name = PyBytes_FromStringAndSize(address + i, length - i).lower()
-        domain = self.index.domains.get(name)
-        return domain if domain is not None else self.cold.domain_for(name) or self.index.domain(b"invalid")
+        domain = self.index.domains.get(name + b"\0" + pool if pool else name)
+        return domain if domain is not None else self._new_domain(name, pool) or self.index.domain(b"invalid", pool)
+
+    cdef bytes _pool_in(self, const unsigned char* raw, const Head* head):
+        cdef const char* at = (<const char*> raw + head_size(head) + head.reverse_path_length
+                               + head.mail_parameters_length + head.campaign_length + head.tenant_length)
+        return at[:head.pool_length] if head.pool_length else b""
 
     cdef uint32_t _name_in(self, const unsigned char* raw, const Head* head, int which) except? 0xFFFFFFFF:
-        cdef const char* at = (<const char*> raw + sizeof(Head) + head.reverse_path_length
+        cdef const char* at = (<const char*> raw + head_size(head) + head.reverse_path_length
                                + head.mail_parameters_length)
         if which == 0:
             return self.index.name_number(at[:head.campaign_length]) if head.campaign_length else 0
@@ -513,6 +553,7 @@ cdef class Engine:
         cdef list due = self.index.wheel.advance(<int64_t> (now * 1000), most)
         cdef uint32_t r
         for r in due:
+            self.index.not_before -= self.index.recipient(r).attempts == 0
             self.index.recipient(r).place = UNPLACED
             self.index.places[RETRY] -= 1
             self.index.places[UNPLACED] += 1
@@ -541,8 +582,16 @@ cdef class Engine:
 
     # -- out ----------------------------------------------------------------------------------------------------
 
-    cpdef int wake(self, SiteQueue site) except -1:
-        """Marks a site for wake_dirty."""
+    cpdef int wake(self, object who) except -1:
+        """Marks a site for wake_dirty; also by what waits for a limit on its behalf (Turn, Flow)."""
+        cdef SiteQueue site
+        if type(who) is SiteQueue:
+            site = <SiteQueue> who
+        elif type(who) is Flow:
+            site = (<Flow> who).site
+            self.index.unpark_flow(<Flow> who)
+        else:
+            site = (<Turn> who).site
         if not site.dirty:
             site.dirty = True
             self.dirty.append(site)
@@ -552,6 +601,8 @@ cdef class Engine:
         """Gives new work to idle sessions, and lets pools open connections."""
         cdef SiteQueue site
         cdef list dirty
+        if self.waiting._heap:
+            self.wake_waiting(self.boottime_ns())
         if self.starved and self.loading < self.loading_limit:
             self.dirty += self.starved[:STARVED_AT_ONCE]
             del self.starved[:STARVED_AT_ONCE]
@@ -584,33 +635,49 @@ cdef class Engine:
         return 0
 
     cpdef Delivery pull(self, SiteQueue site, int source, int most, double now):
-        """The next recipients of one message for a session of `source` (number), at most `most`; None: nothing."""
+        """The next recipients of one message for a session of `source` (number), at most `most`; None: nothing.
+
+        Whose turn it is says the index (fair shares); then the limits of the flow (its campaign and tenant) are asked,
+        then those of the source at this site. A flow that is denied is passed over until a time; where the site is
+        denied, nothing is sent and the site says why.
+        """
         cdef Index index = self.index
         cdef uint32_t r
-        cdef int64_t now_ms = <int64_t> (now * 1000)
+        cdef int64_t now_ms = <int64_t> (now * 1000), now_ns = 0
         cdef Recipient* recipient
         cdef Domain domain
         cdef Delivery delivery
+        cdef Flow flow
         cdef Spool spool
         cdef Inflight inflight
-        cdef int looked_at = 0
-        if self.held_back or site.held:
+        cdef Gate gate, flow_gate
+        cdef list numbers
+        cdef int looked_at = 0, granted
+        if self.held_back or site.held or site.count == 0:
             return None
+        gate = site.gates.get(source)
+        if gate is None:
+            gate = self._gate(site, source)
+        if gate.count or site.parked:
+            now_ns = self.boottime_ns()
+            if site.cold_gates and self._left_to_cold(site, gate, now_ns):
+                return None
         most = min(most, <int> MOST_RECIPIENTS)
         while True:
             looked_at += 1
             if self.loading >= self.loading_limit or looked_at > LOOKED_AT_ONCE:
                 self._starve(site)
                 return None
-            r = index.pop_site(site, <uint16_t> (source + 1))
+            r = index.peek_site(site, source + 1, now_ns)
             if r == NIL:
+                self._nothing(site)
                 return None
             recipient = index.recipient(r)
             domain = <Domain> index.domain_list[recipient.domain]
             if domain.site is not site or domain.route_expires <= now:
                 self._misrouted(r, site, now)
                 continue
-            if now_ms - index.message(recipient.message).accepted_at_ms > self.expire_ms:
+            if self._expired(recipient.message, now_ms):
                 self.cold.expire(r)
                 continue
             if self.suspensions and self.cold.suspended(r, source):
@@ -619,13 +686,176 @@ cdef class Engine:
             spool = <Spool> self.spools[index.message(recipient.message).spool]
             inflight = <Inflight> self.inflights[index.message(recipient.message).spool]
             if spool.settle_blocked or inflight.used > inflight.slots // 2:
-                index.push_front(site.common, r)
                 self._starve(site)
                 return None
-            delivery = self._load(r, site, source, most)
+            flow = index.flow_of(site, r)
+            numbers = self._together(r, site, source, most)
+            flow_gate = flow.gate if flow.gate is not None else self._flow_gate(flow)
+            granted = 0
+            if gate.count or flow_gate.count:
+                if now_ns == 0:
+                    now_ns = self.boottime_ns()
+                granted = self._permit(site, source, flow, gate, <int> PyList_GET_SIZE(numbers), now_ns)
+                if granted == 0:
+                    if flow.parked_until_ns:
+                        continue
+                    return None
+                del numbers[granted:]
+            index.charge(site, flow, PyList_GET_SIZE(numbers))
+            delivery = self._load(r, site, numbers)
             if delivery is not None:
                 delivery.started = now
+                delivery.permits = granted
+                delivery.permitted_ns = now_ns
+                delivery.gate = gate
+                delivery.flow_gate = flow_gate
                 return delivery
+            # Nothing was written: its content is being read first (`_back` takes back the charge), or it is damaged.
+            gate.unused(granted)
+            flow_gate.unused(granted)
+            index.charge(site, flow, 1 - PyList_GET_SIZE(numbers))
+
+    cdef bint _expired(self, uint32_t m, int64_t now_ms) noexcept:
+        """Whether a message was queued for as long as it may be."""
+        cdef Message* message = self.index.message(m)
+        cdef int64_t most_ms = <int64_t> message.expire_s * 1000
+        if most_ms == 0:
+            most_ms = self.class_expire_ms[message.priority] or self.expire_ms
+        return now_ms - message.accepted_at_ms > most_ms
+
+    def set_fairness(self, fairness):
+        """Weights and expiry by class, of the configuration (config/sending.py, Fairness)."""
+        classes = (fairness.bulk, fairness.normal, fairness.transactional)
+        for number, one in enumerate(classes):
+            self.class_expire_ms[number] = 0 if one.expire_seconds is None else int(one.expire_seconds * 1000)
+        self.index.set_weights(
+            [one.weight for one in classes],
+            {name.encode(): weight for name, weight in fairness.campaigns.items()},
+            {name.encode(): weight for name, weight in fairness.tenants.items()},
+        )
+
+    def expired(self, uint32_t start, Py_ssize_t slice_messages, double now):
+        """Recipients queued for as long as they may be, in hand or not, from message number `start` on: (next start or
+        None at the end, [recipients]). Looks at `slice_messages` messages at most."""
+        cdef Index index = self.index
+        cdef int64_t now_ms = <int64_t> (now * 1000)
+        cdef uint32_t m, r, stop = <uint32_t> min(<Py_ssize_t> index.message_top, start + slice_messages)
+        cdef list found = []
+        for m in range(start, stop):
+            if index.message(m).in_use and self._expired(m, now_ms):
+                r = index.message(m).first
+                while r != NIL:
+                    found.append(r)
+                    r = index.recipient(r).sibling
+        return (stop if stop < index.message_top else None), found
+
+    # -- limits ---------------------------------------------------------------------------------------------------
+
+    cdef Gate _gate(self, SiteQueue site, int source):
+        """The limits of a source at a site, asked for once."""
+        ask = getattr(self.cold, "gate", None)
+        cdef Gate gate = ask(site, source) if ask is not None else None
+        if gate is None:
+            gate = NO_RULES
+        site.gates[source] = gate
+        return gate
+
+    cdef Gate _flow_gate(self, Flow flow):
+        """The limits of a flow's campaign and tenant, asked for once."""
+        ask = getattr(self.cold, "flow_rules", None)
+        rules = ()
+        if ask is not None:
+            rules = ask(self.index.name_of(flow.campaign), self.index.name_of(flow.tenant))
+        flow.gate = Gate(rules) if rules else NO_RULES
+        return flow.gate
+
+    cdef int _permit(self, SiteQueue site, int source, Flow flow, Gate gate, int wanted, int64_t now_ns) except -1:
+        """Permits for at most `wanted` recipients. 0: denied; the flow is parked then, or the site waits."""
+        cdef bint urgent = flow.kind == TRANSACTIONAL
+        cdef Gate own = flow.gate
+        cdef int allowed = wanted, granted
+        if own.count:
+            allowed = own.permit(wanted, now_ns, urgent)
+            if allowed == 0:
+                self.index.park(site, flow, own.denied, own.retry_at_ns)
+                self._wait(own.denied, flow, own.retry_at_ns, urgent)
+                return 0
+        granted = gate.permit(allowed, now_ns, urgent)
+        if granted < allowed:
+            own.unused(allowed - granted)
+            if granted == 0:
+                return self._deny(site, source, gate, urgent)
+        if site.denied_until_ns:
+            site.denied_until_ns = 0
+            site.reason, site.detail = "ready", ""
+        return granted
+
+    cdef int _deny(self, SiteQueue site, int source, Gate gate, bint urgent) except -1:
+        """The limits of a source at a site give nothing now. Each source waits in the line of its own rule."""
+        cdef Turn turn = site.turns.get(source)
+        if turn is None:
+            turn = site.turns[source] = Turn(site)
+        site.denied(gate.denied, gate.retry_at_ns)
+        self._wait(gate.denied, turn, gate.retry_at_ns, urgent)
+        return 0
+
+    cdef int _nothing(self, SiteQueue site) except -1:
+        """Nothing for this session. Where flows are parked, that is why."""
+        cdef Flow flow
+        if site.parked:
+            flow = <Flow> site.parked[0]
+            site.denied(flow.denied, flow.parked_until_ns)
+        return 0
+
+    cdef bint _left_to_cold(self, SiteQueue site, Gate gate, int64_t now_ns) except -1:
+        """Cold sources are filled first: a warm one takes what they can't."""
+        cdef int64_t left = 0
+        cdef Gate cold
+        for cold in site.cold_gates:
+            if cold is gate:
+                return False
+            left += cold.available(now_ns)
+        return site.count <= left
+
+    cpdef int give_back(self, Delivery delivery) except -1:
+        """A transaction ended. The unit of every limit is a RCPT written: its permits come back if none was.
+
+        Every delivery that `pull` gave ends in one of two places of session.pyx, and both call this: `_finish` (the
+        machine is done with it, whatever came of it: refused MAIL without pipelining, a feature the host lacks,
+        421, timeout, lost connection) and `connection_lost` (the machine never began it). What was pulled and not given
+        to a session (content to be read, or damaged) is given back in `pull`. A process that dies gives nothing back:
+        that errs on the side of sending less. `rcpt_written` is set when the commands are handed out, so octets that were
+        still in our socket buffer count as written.
+        """
+        cdef int64_t now_ns
+        if delivery.permits and not delivery.transaction.rcpt_written:
+            now_ns = self.boottime_ns()
+            delivery.gate.give_back(delivery.permits, delivery.permitted_ns, now_ns)
+            delivery.flow_gate.give_back(delivery.permits, delivery.permitted_ns, now_ns)
+            delivery.permits = 0
+        return 0
+
+    def forget_limits(self):
+        """The limits changed: gates are asked for again, and whatever waits tries again."""
+        self.index.forget_limits()
+        for who in self.waiting.wake_all():
+            self.wake(who)
+
+    def next_limit_ns(self):
+        """When `wake_waiting` has something to do next (CLOCK_BOOTTIME); INT64_MAX: never, as things are."""
+        return self.waiting.next_ns()
+
+    def wake_waiting(self, int64_t now_ns):
+        """Wakes what waits for a limit that may allow something now; `wake_dirty` gives it work."""
+        for who in self.waiting.due(now_ns):
+            self.wake(who)
+
+    cdef int _wait(self, Rule rule, object who, int64_t until_ns, bint urgent) except -1:
+        cdef int64_t before = self.waiting.next_ns()
+        self.waiting.wait(rule, who, until_ns, urgent)
+        if self.waiting.on_sooner is not None and self.waiting.next_ns() < before:
+            self.waiting.on_sooner()
+        return 0
 
     cdef int _misrouted(self, uint32_t r, SiteQueue site, double now) except -1:
         """The domain's route changed or ran out since the recipient was made ready."""
@@ -643,10 +873,11 @@ cdef class Engine:
         """What is ready for a site but whose route ran out goes back to its domain, which asks for the route again; of
         `most` recipients. For a site that nobody pulls from: its mail may have other MX hosts by now."""
         cdef Index index = self.index
+        cdef Flow flow
         cdef Queue queue
         cdef Domain domain
         cdef uint32_t r, following
-        for queue in [site.common, *site.by_source.values()]:
+        for queue in [queue for flow in site.flows.values() for queue in flow.queues]:
             r = queue.head
             while r != NIL and most > 0:
                 most -= 1
@@ -656,9 +887,29 @@ cdef class Engine:
                     self._misrouted(r, site, now)
                 r = following
 
-    cdef Delivery _load(self, uint32_t r, SiteQueue site, int source, int most):
-        """Record and content of a recipient just popped, with its fellow recipients at this site; None where the
-        content has to be read first, or can't be."""
+    cdef list _together(self, uint32_t r, SiteQueue site, int source, int most):
+        """A ready recipient and its fellows: of the same message, at the same site, that this source may take."""
+        cdef Index index = self.index
+        cdef Message* message = index.message(index.recipient(r).message)
+        cdef list numbers = [r]
+        cdef Recipient* recipient
+        cdef uint32_t s
+        if message.queued == 1 or most <= 1:
+            return numbers
+        s = message.first
+        while s != NIL and PyList_GET_SIZE(numbers) < most:
+            recipient = index.recipient(s)
+            if (s != r and recipient.place == READY
+                    and (<Domain> index.domain_list[recipient.domain]).site is site
+                    and (recipient.source == 0 or recipient.source == source + 1)
+                    and not (self.suspensions and self.cold.suspended(s, source))):
+                numbers.append(s)
+            s = recipient.sibling
+        return numbers
+
+    cdef Delivery _load(self, uint32_t r, SiteQueue site, list numbers):
+        """Record and content of a recipient and its fellows; None where the content has to be read first, or can't
+        be: the recipient is then at LOADING, or quarantined with its message."""
         cdef Index index = self.index
         cdef uint32_t m = index.recipient(r).message
         cdef Message* message = index.message(m)
@@ -689,7 +940,7 @@ cdef class Engine:
                 self.cold.damaged(m, error)
                 return None
         try:
-            return self._delivery(r, m, record, content, site, source, most)
+            return self._delivery(m, record, content, numbers)
         except Exception as error:
             self.cold.damaged(m, error)
             return None
@@ -703,8 +954,7 @@ cdef class Engine:
                     or self.index.message(self.index.recipient(r).message).msgid != msgid:
                 return
             if error is not None and getattr(error, "moved", False):
-                self.index.push_front(site.common, r)
-                self.wake(site)
+                self._back(site, r)
                 return
             if error is not None:
                 self.cold.damaged(self.index.recipient(r).message, error)
@@ -715,32 +965,30 @@ cdef class Engine:
             if spool is self.spool and msgid not in self.hot:
                 self.hot[msgid] = hot
                 self.hot_bytes += PyBytes_GET_SIZE(<bytes> content)
-            self.index.push_front(site.common, r)
-            self.wake(site)
+            self._back(site, r)
             self.wake_dirty(self.monotonic())
         spool.read_content_later(raw, done, msgid)
 
-    cdef Delivery _delivery(self, uint32_t r, uint32_t m, Record record, bytes content, SiteQueue site, int source,
-                            int most):
+    def _back(self, SiteQueue site, uint32_t r):
+        """Its content is read: first in its flow again, in the lane it came from. A site that was forgotten meanwhile
+        has no queue to stand in."""
+        if site in self.index.sites:
+            self.index.push_lane(site.by_source.get(self.index.recipient(r).source, site.common), r, True)
+            self.index.charge(site, self.index.flow_of(site, r), -1)
+            self.wake(site)
+        else:
+            self.place_ready(r, self.monotonic())
+
+    cdef Delivery _delivery(self, uint32_t m, Record record, bytes content, list numbers):
         cdef Index index = self.index
         cdef Message* message = index.message(m)
         cdef Delivery delivery = Delivery.__new__(Delivery)
         cdef Transaction tx = Transaction.__new__(Transaction)
-        cdef list numbers = [r], parameters
+        cdef list parameters
         cdef uint32_t s
-        cdef Recipient* recipient
         cdef int flags = record.head.flags
         cdef tuple pair
         cdef bint any_parameters = False
-        if message.queued > 1 and most > 1:
-            s = message.first
-            while s != NIL and PyList_GET_SIZE(numbers) < most:
-                recipient = index.recipient(s)
-                if (recipient.place == READY and (<Domain> index.domain_list[recipient.domain]).site is site
-                        and (recipient.source == 0 or recipient.source == source + 1)
-                        and not (self.suspensions and self.cold.suspended(s, source))):
-                    numbers.append(s)
-                s = recipient.sibling
         tx.recipients = []
         parameters = []
         for s in numbers:

@@ -2,6 +2,7 @@
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from fastrelay._core.flows cimport Flow, Heap, Lane, Queue
 from fastrelay._core.wheel cimport Wheel
 
 cdef enum:
@@ -23,7 +24,6 @@ cdef enum:
 
 cdef enum:
     RECIPIENT_POSSIBLE_DUPLICATE = 1
-    MESSAGE_SUSPECT = 1
 
 cdef struct Message:
     uint64_t msgid
@@ -34,6 +34,7 @@ cdef struct Message:
     uint32_t size
     uint32_t campaign
     uint32_t tenant
+    uint32_t expire_s            # given up so long after it was accepted; 0: as its class says
     uint8_t spool
     uint8_t priority
     uint8_t flags
@@ -52,14 +53,9 @@ cdef struct Recipient:
     uint8_t place
     uint8_t flags
 
-cdef class Queue:
-    cdef readonly uint32_t number
-    cdef uint32_t head, tail
-    cdef readonly Py_ssize_t count
-    cdef uint8_t place
-
 cdef class Domain:
     cdef readonly bytes name
+    cdef readonly bytes pool            # empty: the pool `default`
     cdef readonly uint32_t number
     cdef public object route
     cdef public double route_expires
@@ -72,10 +68,16 @@ cdef class Domain:
 
 cdef class SiteQueue:
     cdef readonly object site
-    cdef readonly str key
-    cdef readonly str provider
-    cdef readonly Queue common
-    cdef readonly dict by_source
+    cdef readonly str key, provider, pool_name
+    cdef readonly Lane common
+    cdef readonly dict by_source        # source number + 1: its Lane
+    cdef readonly Py_ssize_t count, urgent
+    cdef readonly dict flows
+    cdef double virtual[2]              # time of the flow served last; of the transactional ones
+    cdef list parked
+    cdef Py_ssize_t empty_flows
+    cdef int64_t unpark_ns
+    cdef Queue last                     # that a recipient was put into
     cdef public object pool
     cdef public list idle
     cdef public bint dirty
@@ -83,36 +85,62 @@ cdef class SiteQueue:
     cdef public str reason
     cdef public str detail
     cdef public bint held
+    cdef readonly dict turns            # source number: its Turn in the line of a limit
+    cdef public dict gates              # source number: its Gate; see Engine.pull
+    cdef public list cold_gates         # of the usable sources that are to be filled first
+    cdef public int64_t denied_until_ns     # CLOCK_BOOTTIME; 0: nothing was denied since the last permit
     cpdef Py_ssize_t ready(self)
+    cpdef int denied(self, object rule, int64_t until_ns) except -1
 
 cdef class Index:
     cdef Message** messages
     cdef Recipient** recipients
     cdef uint32_t message_chunks, recipient_chunks, message_top, recipient_top, message_free, recipient_free
-    cdef readonly Py_ssize_t queued_messages, queued_recipients, quarantined_recipients
+    cdef readonly Py_ssize_t queued_messages, queued_recipients
+    cdef Py_ssize_t not_before          # of those at RETRY: never tried yet
     cdef Py_ssize_t places[8]
     cdef Wheel wheel
     cdef list queues, queue_numbers_free
     cdef readonly dict domains, names
     cdef public frozenset lanes          # sources (number + 1) that a recipient may wait for
     cdef list domain_list, domain_numbers_free, name_list
+    cdef set sites
+    cdef double class_weights[3]
+    cdef dict campaign_weights, tenant_weights
 
     cdef Message* message(self, uint32_t m) noexcept nogil
     cdef Recipient* recipient(self, uint32_t r) noexcept nogil
     cdef uint32_t new_message(self) except? 0xFFFFFFFF
     cdef uint32_t new_recipient(self) except? 0xFFFFFFFF
     cdef uint32_t add_message(self, uint64_t msgid, int64_t accepted_at_ms, uint32_t size, uint32_t recipients,
-                              uint32_t campaign, uint32_t tenant, uint8_t priority, uint8_t spool) except? 0xFFFFFFFF
+                              uint32_t campaign, uint32_t tenant, uint8_t priority, uint8_t spool,
+                              uint32_t expire_s) except? 0xFFFFFFFF
     cdef uint32_t add_recipient(self, uint32_t m, uint16_t number, Domain domain) except? 0xFFFFFFFF
     cdef bint remove_recipient(self, uint32_t r) except -1
     cdef int place(self, uint32_t r, uint8_t place) except -1
     cdef int push(self, Queue queue, uint32_t r) except -1
     cdef int push_front(self, Queue queue, uint32_t r) except -1
     cdef int push_site(self, SiteQueue site, uint32_t r) except -1
+    cdef int push_lane(self, Lane lane, uint32_t r, bint front) except -1
     cdef int unlink(self, uint32_t r) except -1
     cdef uint32_t pop(self, Queue queue) except? 0xFFFFFFFF
-    cdef uint32_t pop_site(self, SiteQueue site, uint16_t source) except? 0xFFFFFFFF
+    cdef uint32_t pop_lane(self, Lane lane) except? 0xFFFFFFFF
+    cdef uint32_t peek_site(self, SiteQueue site, uint32_t source, int64_t now_ns) except? 0xFFFFFFFF
+    cdef Flow flow_of(self, SiteQueue site, uint32_t r)
+    cdef int charge(self, SiteQueue site, Flow flow, Py_ssize_t recipients) except -1
+    cdef int park(self, SiteQueue site, Flow flow, object rule, int64_t until_ns) except -1
+    cdef Queue _queue_of(self, Lane lane, uint32_t r)
+    cdef Flow _new_flow(self, SiteQueue site, uint8_t kind, uint32_t campaign, uint32_t tenant)
+    cdef int _arrived(self, Queue queue) except -1
+    cdef int _left(self, Queue queue) except -1
+    cdef int _stand(self, Queue queue) except -1
+    cdef Queue _top(self, SiteQueue site, Heap heap)
+    cdef Queue _first(self, SiteQueue site, Lane own, bint urgent)
+    cdef int unpark_flow(self, Flow flow) except -1
+    cdef int _unpark(self, SiteQueue site, int64_t now_ns) except -1
+    cdef int _free_flow(self, SiteQueue site, Flow flow) except -1
+    cdef double _weight(self, Flow flow) except -1
     cdef int defer(self, uint32_t r, int64_t due_ms) except -1
-    cpdef Domain domain(self, bytes name)
+    cpdef Domain domain(self, bytes name, bytes pool=*)
     cpdef uint32_t name_number(self, bytes name) except? 0xFFFFFFFF
     cpdef Queue new_queue(self, int place)

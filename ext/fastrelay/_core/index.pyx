@@ -1,7 +1,7 @@
 """What is queued, in memory.
 
-A queued recipient is a 40-octet record and its message one of 56, in arrays that grow by chunks of 65,536 (no
-copying when they grow), with 16 octets a recipient in the timer wheel: 112 octets for a message of one recipient.
+A queued recipient is a 32-octet record and its message one of 48, in arrays that grow by chunks of 65,536 (no
+copying when they grow), with 16 octets a recipient in the timer wheel: 96 octets for a message of one recipient.
 Everything else about a message is read from LMDB when it is needed. Records are named by their number in the
 array; a number is used again once its record is free, so it is never kept across a wait without its message id.
 
@@ -9,7 +9,7 @@ A recipient is in exactly one place at a time:
 
     UNPLACED     being moved by the code at hand
     READY        in a queue of its site: sent as soon as a session pulls it
-    RETRY        in the timer wheel: deferred, waits for its next attempt
+    RETRY        in the timer wheel: deferred, or (never tried) not to be sent before its time
     DNS          in its domain's queue: waits for a route
     IN_FLIGHT    part of a transaction (or of a settlement that is not yet on disk)
     SUSPENDED    held by an operator's suspension
@@ -23,26 +23,22 @@ cimport cython
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 
+from fastrelay._core.flows cimport FLOWS_PER_SITE, SHARED, TRANSACTIONAL, Flow, Heap, Lane, Queue
+
 PLACE_NAMES = ("unplaced", "ready", "retry_backoff", "dns", "in_flight", "suspended", "quarantined", "loading")
 
 
-@cython.final
-cdef class Queue:
-    """A first-in-first-out list of recipients; O(1) at both ends and for taking one out of the middle."""
-
-    def __cinit__(self, uint32_t number, uint8_t place):
-        self.number = number
-        self.head = self.tail = NIL
-        self.count = 0
-        self.place = place
+cdef inline uint64_t flow_key(uint8_t kind, uint32_t campaign, uint32_t tenant) noexcept:
+    return (<uint64_t> campaign << 32) + (<uint64_t> tenant << 2) + kind
 
 
 @cython.final
 cdef class Domain:
-    """A recipient domain with mail queued, its route, and what waits for that route."""
+    """A recipient domain with mail queued for one pool, its route, and what waits for that route."""
 
-    def __cinit__(self, bytes name, uint32_t number, Queue pending):
+    def __cinit__(self, bytes name, bytes pool, uint32_t number, Queue pending):
         self.name = name
+        self.pool = pool
         self.number = number
         self.route = None
         self.route_expires = 0
@@ -56,14 +52,20 @@ cdef class Domain:
 
 @cython.final
 cdef class SiteQueue:
-    """What is ready for one site: a common queue, and one for each source that a retry prefers."""
+    """What is ready for one site from one pool, in flows; see flows.pyx."""
 
-    def __cinit__(self, object site, Queue common):
+    def __cinit__(self, object site, str pool_name="default"):
         self.site = site
         self.key = site.key
         self.provider = site.provider
-        self.common = common
+        self.pool_name = pool_name
+        self.common = Lane(self, 0)
         self.by_source = {}
+        self.flows = {}
+        self.parked = []
+        self.virtual[0] = self.virtual[1] = 0
+        self.unpark_ns = 0
+        self.empty_flows = 0
         self.pool = None
         self.idle = []
         self.dirty = False
@@ -71,15 +73,21 @@ cdef class SiteQueue:
         self.reason = "ready"
         self.detail = ""
         self.held = False
+        self.turns = {}
+        self.gates = {}
+        self.cold_gates = []
+        self.denied_until_ns = 0
 
     cpdef Py_ssize_t ready(self):
         """Recipients that could be sent now."""
-        cdef Py_ssize_t n = self.common.count
-        cdef Queue queue
-        if self.by_source:
-            for queue in self.by_source.values():
-                n += queue.count
-        return n
+        return self.count
+
+    cpdef int denied(self, object rule, int64_t until_ns) except -1:
+        """A limit holds the head of the queue, until CLOCK_BOOTTIME `until_ns` at least."""
+        self.reason = rule.reason
+        self.detail = rule.detail
+        self.denied_until_ns = until_ns
+        return 0
 
 
 @cython.final
@@ -100,6 +108,11 @@ cdef class Index:
         self.names = {b"": 0}
         self.lanes = frozenset()
         self.name_list = [b""]
+        self.sites = set()
+        self.class_weights[0] = self.class_weights[1] = self.class_weights[2] = 1
+        self.campaign_weights = {}
+        self.tenant_weights = {}
+        self.not_before = 0
         memset(self.places, 0, sizeof(self.places))
 
     def __dealloc__(self):
@@ -158,8 +171,8 @@ cdef class Index:
         return r
 
     cdef uint32_t add_message(self, uint64_t msgid, int64_t accepted_at_ms, uint32_t size, uint32_t recipients,
-                              uint32_t campaign, uint32_t tenant, uint8_t priority,
-                              uint8_t spool) except? 0xFFFFFFFF:
+                              uint32_t campaign, uint32_t tenant, uint8_t priority, uint8_t spool,
+                              uint32_t expire_s) except? 0xFFFFFFFF:
         cdef uint32_t m = self.new_message()
         cdef Message* message = self.message(m)
         message.msgid = msgid
@@ -170,8 +183,9 @@ cdef class Index:
         message.size = size
         message.campaign = campaign
         message.tenant = tenant
+        message.expire_s = expire_s
         message.spool = spool
-        message.priority = priority
+        message.priority = min(priority, <uint8_t> TRANSACTIONAL)
         message.flags = 0
         message.in_use = 1
         self.queued_messages += 1
@@ -237,6 +251,8 @@ cdef class Index:
             self.unlink(r)
         elif recipient.place == RETRY:
             self.wheel.remove(r)
+            if recipient.attempts == 0:
+                self.not_before -= 1
         self.places[recipient.place] -= 1
         recipient.place = place
         self.places[place] += 1
@@ -254,8 +270,7 @@ cdef class Index:
         else:
             self.recipient(queue.tail).next = r
         queue.tail = r
-        queue.count += 1
-        return 0
+        return self._arrived(queue)
 
     cdef int push_front(self, Queue queue, uint32_t r) except -1:
         cdef Recipient* recipient
@@ -269,7 +284,23 @@ cdef class Index:
         else:
             self.recipient(queue.head).prev = r
         queue.head = r
+        return self._arrived(queue)
+
+    cdef int _arrived(self, Queue queue) except -1:
+        cdef Flow flow = queue.flow
+        cdef SiteQueue site
         queue.count += 1
+        if flow is not None:
+            queue.lane.count += 1
+            site = <SiteQueue> queue.lane.site
+            site.count += 1
+            if flow.kind == TRANSACTIONAL:
+                site.urgent += 1
+            if queue.count == 1:
+                self._stand(queue)
+            if flow.count == 0:
+                site.empty_flows -= 1
+            flow.count += 1
         return 0
 
     cdef int unlink(self, uint32_t r) except -1:
@@ -285,30 +316,21 @@ cdef class Index:
             self.recipient(recipient.next).prev = recipient.prev
         recipient.queue = NIL
         queue.count -= 1
+        if queue.flow is not None:
+            self._left(queue)
         return 0
 
-    cdef int push_site(self, SiteQueue site, uint32_t r) except -1:
-        """Makes a recipient ready for its site, in the queue of the source it prefers, if any."""
-        cdef uint16_t source = self.recipient(r).source
-        cdef Queue queue = site.common
-        if source and source in self.lanes:
-            queue = site.by_source.get(source)
-            if queue is None:
-                queue = site.by_source[source] = self.new_queue(READY)
-        return self.push(queue, r)
-
-    def release_lanes(self, SiteQueue site):
-        """Recipients that prefer a source which is not in `lanes` any more go to the common queue."""
-        cdef Queue queue
-        cdef uint32_t r
-        for source in [source for source in site.by_source if source not in self.lanes]:
-            queue = site.by_source.pop(source)
-            while True:
-                r = self.pop(queue)
-                if r == NIL:
-                    break
-                self.push(site.common, r)
-            self.free_queue(queue)
+    cdef int _left(self, Queue queue) except -1:
+        cdef Flow flow = queue.flow
+        cdef SiteQueue site = <SiteQueue> queue.lane.site
+        queue.lane.count -= 1
+        site.count -= 1
+        if flow.kind == TRANSACTIONAL:
+            site.urgent -= 1
+        flow.count -= 1
+        if flow.count == 0:
+            site.empty_flows += 1
+        return 0
 
     cdef uint32_t pop(self, Queue queue) except? 0xFFFFFFFF:
         """The oldest, now UNPLACED, or NIL."""
@@ -317,26 +339,292 @@ cdef class Index:
             self.place(r, UNPLACED)
         return r
 
-    cdef uint32_t pop_site(self, SiteQueue site, uint16_t source) except? 0xFFFFFFFF:
-        """The next for a session of `source` (number + 1): what prefers that source first, then the common queue."""
+    # -- what is ready at a site ---------------------------------------------------------------------------------
+
+    cdef int push_site(self, SiteQueue site, uint32_t r) except -1:
+        """Makes a recipient ready for its site, in the lane of the source it prefers, if any."""
+        cdef uint16_t source = self.recipient(r).source
+        cdef Lane lane = site.common
+        if source and source in self.lanes:
+            lane = site.by_source.get(source)
+            if lane is None:
+                lane = site.by_source[source] = Lane(site, source)
+        return self.push_lane(lane, r, False)
+
+    cdef int push_lane(self, Lane lane, uint32_t r, bint front) except -1:
+        """Into the recipient's flow."""
+        cdef Queue queue = self._queue_of(lane, r)
+        return self.push_front(queue, r) if front else self.push(queue, r)
+
+    cdef Queue _queue_of(self, Lane lane, uint32_t r):
+        """The queue of a recipient's flow in a lane, made where there is none."""
+        cdef Message* message = self.message(self.recipient(r).message)
+        cdef SiteQueue site = <SiteQueue> lane.site
+        cdef Queue queue = site.last
+        cdef Flow flow
+        if queue is not None and queue.lane is lane:
+            flow = queue.flow
+            if (flow.campaign == message.campaign and flow.tenant == message.tenant
+                    and flow.kind == message.priority):
+                return queue
+        flow = site.flows.get(flow_key(message.priority, message.campaign, message.tenant))
+        if flow is None:
+            flow = self._new_flow(site, message.priority, message.campaign, message.tenant)
+        for queue in flow.queues:
+            if queue.lane is lane:
+                break
+        else:
+            queue = self.new_queue(READY)
+            queue.flow = flow
+            queue.lane = lane
+            flow.queues.append(queue)
+        site.last = queue
+        return queue
+
+    cdef Flow _new_flow(self, SiteQueue site, uint8_t kind, uint32_t campaign, uint32_t tenant):
+        """A flow with nothing in it; where there are too many, the one that such share."""
+        cdef Flow flow
+        if len(site.flows) >= FLOWS_PER_SITE:
+            if site.empty_flows >= FLOWS_PER_SITE // 16:        # so many that looking for them costs little for each
+                for flow in list(site.flows.values()):
+                    if flow.count == 0:
+                        self._free_flow(site, flow)
+            if len(site.flows) >= FLOWS_PER_SITE:
+                campaign = tenant = SHARED
+                flow = site.flows.get(flow_key(kind, campaign, tenant))
+                if flow is not None:
+                    return flow
+        flow = Flow(site, kind, campaign, tenant)
+        flow.step = 1 / self._weight(flow)
+        site.flows[flow_key(kind, campaign, tenant)] = flow
+        site.empty_flows += 1
+        return flow
+
+    cdef int _free_flow(self, SiteQueue site, Flow flow) except -1:
+        """Forgets an empty flow."""
         cdef Queue queue
+        for queue in flow.queues:
+            if queue.at >= 0:
+                queue.lane.heap(flow.kind).remove(queue)
+            if site.last is queue:
+                site.last = None
+            self.free_queue(queue)
+        if flow.parked_until_ns:
+            flow.parked_until_ns = 0
+            site.parked.remove(flow)
+        flow.queues = []
+        site.empty_flows -= 1
+        del site.flows[flow_key(flow.kind, flow.campaign, flow.tenant)]
+        return 0
+
+    cdef int _stand(self, Queue queue) except -1:
+        """A queue that had nothing has something: it takes its place in the heap of its lane."""
+        cdef Flow flow = queue.flow
+        if flow.count == 0:
+            flow.start = max(flow.start, (<SiteQueue> queue.lane.site).virtual[flow.kind == TRANSACTIONAL])
+        if queue.at < 0 and flow.parked_until_ns == 0:
+            queue.key = flow.start
+            queue.lane.heap(flow.kind).add(queue)
+        return 0
+
+    cdef Queue _top(self, SiteQueue site, Heap heap):
+        """The queue in a heap whose flow is due first, or None; what has no place there goes."""
+        cdef Queue queue
+        while heap.queues:
+            queue = <Queue> heap.queues[0]
+            if queue.count == 0 or queue.flow.parked_until_ns:
+                heap.remove(queue)
+                if queue.flow.count == 0 and queue.flow.standing == 0:
+                    self._free_flow(site, queue.flow)
+            elif queue.key < queue.flow.start:
+                queue.key = queue.flow.start
+                heap.moved(queue)
+            else:
+                return queue
+        return None
+
+    cdef Queue _first(self, SiteQueue site, Lane own, bint urgent):
+        """The queue that is due first in the common lane and another (or None)."""
+        cdef Queue queue = None, common
+        if own is not None and own.count:
+            queue = self._top(site, own.urgent if urgent else own.others)
+        if site.common.count == 0:
+            return queue
+        common = self._top(site, site.common.urgent if urgent else site.common.others)
+        if queue is None or common is None:
+            return common if queue is None else queue
+        if queue.flow is common.flow:       # neither lane before the other
+            return common if queue.flow.common_next else queue
+        return common if common.flow.start < queue.flow.start else queue
+
+    cdef uint32_t peek_site(self, SiteQueue site, uint32_t source, int64_t now_ns) except? 0xFFFFFFFF:
+        """The next for a session of `source` (number + 1), or NIL: of what prefers that source and what prefers none.
+
+        It stays where it is, and its flow is not charged: that follows when it is taken (`charge`).
+        """
+        cdef Queue queue = None
+        cdef Lane own = None
+        if site.count == 0:
+            return NIL
+        if site.parked and site.unpark_ns <= now_ns:
+            self._unpark(site, now_ns)
         if site.by_source:
-            queue = site.by_source.get(source)
-            if queue is not None and queue.count:
-                return self.pop(queue)
-        return self.pop(site.common)
+            own = site.by_source.get(source)
+        if site.urgent:
+            queue = self._first(site, own, True)
+        if queue is None:
+            queue = self._first(site, own, False)
+        return NIL if queue is None else queue.head
+
+    cdef uint32_t pop_lane(self, Lane lane) except? 0xFFFFFFFF:
+        """The next of a lane, now UNPLACED and not charged, or NIL. Parked flows too, last."""
+        cdef SiteQueue site = <SiteQueue> lane.site
+        cdef Queue queue = None
+        cdef Flow flow
+        if lane.count == 0:
+            return NIL
+        queue = self._top(site, lane.urgent)
+        if queue is None:
+            queue = self._top(site, lane.others)
+        if queue is None:
+            for flow in site.parked:
+                for queue in flow.queues:
+                    if queue.lane is lane and queue.count:
+                        return self.pop(queue)
+        return NIL if queue is None else self.pop(queue)
+
+    cdef Flow flow_of(self, SiteQueue site, uint32_t r):
+        """The flow in which a ready recipient stands."""
+        return (<Queue> self.queues[self.recipient(r).queue]).flow
+
+    cdef int charge(self, SiteQueue site, Flow flow, Py_ssize_t recipients) except -1:
+        """Moves a flow on for what was taken of it; below 0 for what is put back."""
+        cdef Queue queue
+        cdef bint urgent = flow.kind == TRANSACTIONAL
+        if recipients > 0:
+            site.virtual[urgent] = max(site.virtual[urgent], flow.start)
+            flow.common_next = not flow.common_next
+            flow.start += recipients * flow.step
+            return 0
+        flow.start += recipients * flow.step
+        for queue in flow.queues:
+            if queue.at >= 0 and queue.key > flow.start:
+                queue.key = flow.start
+                queue.lane.heap(flow.kind).moved(queue)
+        return 0
+
+    cdef int park(self, SiteQueue site, Flow flow, object rule, int64_t until_ns) except -1:
+        """A limit of its own holds a flow until CLOCK_BOOTTIME `until_ns`: it is passed over, at no cost."""
+        if flow.parked_until_ns == 0:
+            site.parked.append(flow)
+        flow.parked_until_ns = max(until_ns, 1)
+        flow.denied = rule
+        site.unpark_ns = min([one.parked_until_ns for one in site.parked])
+        return 0
+
+    cdef int _unpark(self, SiteQueue site, int64_t now_ns) except -1:
+        """Flows whose time has come take their places again."""
+        cdef Flow flow
+        for flow in [flow for flow in site.parked if flow.parked_until_ns <= now_ns]:
+            self.unpark_flow(flow)
+        return 0
+
+    cdef int unpark_flow(self, Flow flow) except -1:
+        """A flow takes its place again, if it is parked."""
+        cdef SiteQueue site = <SiteQueue> flow.site
+        cdef Queue queue
+        if flow.parked_until_ns == 0:
+            return 0
+        site.parked.remove(flow)
+        site.unpark_ns = min([one.parked_until_ns for one in site.parked]) if site.parked else 0
+        flow.parked_until_ns = 0
+        flow.denied = None
+        flow.start = max(flow.start, site.virtual[flow.kind == TRANSACTIONAL])
+        for queue in flow.queues:
+            if queue.count and queue.at < 0:
+                queue.key = flow.start
+                queue.lane.heap(flow.kind).add(queue)
+        if flow.count == 0 and flow.standing == 0:
+            self._free_flow(site, flow)
+        return 0
+
+    cdef double _weight(self, Flow flow) except -1:
+        cdef double weight = self.class_weights[min(flow.kind, 2)]
+        if flow.campaign != SHARED:
+            if self.campaign_weights:
+                weight *= self.campaign_weights.get(self.name_list[flow.campaign], 1)
+            if self.tenant_weights:
+                weight *= self.tenant_weights.get(self.name_list[flow.tenant], 1)
+        return weight
+
+    def set_weights(self, classes, dict campaigns, dict tenants):
+        """Weights of the classes (bulk, normal, transactional), and of campaigns and tenants by name (bytes); 1 where
+        none is given. Holds at once for what is queued."""
+        cdef SiteQueue site
+        cdef Flow flow
+        cdef int i
+        for i in range(3):
+            self.class_weights[i] = classes[i]
+        self.campaign_weights = dict(campaigns)
+        self.tenant_weights = dict(tenants)
+        for site in self.sites:
+            for flow in site.flows.values():
+                flow.step = 1 / self._weight(flow)
+
+    def forget_limits(self):
+        """The limits changed: gates are asked for again, and parked flows are free."""
+        cdef SiteQueue site
+        cdef Flow flow
+        for site in self.sites:
+            site.gates = {}
+            site.cold_gates = []
+            self._unpark(site, 0x7FFFFFFFFFFFFFFF)
+            for flow in site.flows.values():
+                flow.gate = None
+
+    def release_lanes(self, SiteQueue site):
+        """Recipients that prefer a source which is not in `lanes` any more go to the common lane."""
+        cdef Lane lane
+        cdef uint32_t r
+        for source in [source for source in site.by_source if source not in self.lanes]:
+            lane = site.by_source[source]
+            while True:
+                r = self.pop_lane(lane)
+                if r == NIL:
+                    break
+                self.push_lane(site.common, r, False)
+            self._forget_lane(lane)
+            del site.by_source[source]
+
+    def _forget_lane(self, Lane lane):
+        """Takes the queues of an empty lane out of the flows."""
+        cdef SiteQueue site = <SiteQueue> lane.site
+        cdef Flow flow
+        cdef Queue queue
+        for flow in site.flows.values():
+            for queue in list(flow.queues):
+                if queue.lane is lane:
+                    if queue.at >= 0:
+                        lane.heap(flow.kind).remove(queue)
+                    if site.last is queue:
+                        site.last = None
+                    flow.queues.remove(queue)
+                    self.free_queue(queue)
 
     cdef int defer(self, uint32_t r, int64_t due_ms) except -1:
         """Puts a recipient into the wheel until `due_ms` (monotonic)."""
         self.place(r, RETRY)
+        if self.recipient(r).attempts == 0:
+            self.not_before += 1
         self.wheel.add(r, due_ms)
         return 0
 
     # -- names ------------------------------------------------------------------------------------------------
 
-    cpdef Domain domain(self, bytes name):
-        """The Domain of a normalised domain name (A-labels, lower case), made where there is none."""
-        cdef Domain domain = self.domains.get(name)
+    cpdef Domain domain(self, bytes name, bytes pool=b""):
+        """The Domain of a normalised domain name (A-labels, lower case) for a pool, made where there is none."""
+        cdef bytes key = name + b"\0" + pool if pool else name
+        cdef Domain domain = self.domains.get(key)
         cdef uint32_t number
         if domain is None:
             if self.domain_numbers_free:
@@ -344,13 +632,10 @@ cdef class Index:
             else:
                 number = <uint32_t> len(self.domain_list)
                 self.domain_list.append(None)
-            domain = Domain(name, number, self.new_queue(DNS))
+            domain = Domain(name, pool, number, self.new_queue(DNS))
             self.domain_list[number] = domain
-            self.domains[name] = domain
+            self.domains[key] = domain
         return domain
-
-    def domain_at(self, uint32_t number):
-        return self.domain_list[number]
 
     def forget_idle_domains(self, Py_ssize_t keep):
         """Drops domains with nothing queued when there are more than `keep`; gives how many went."""
@@ -358,9 +643,9 @@ cdef class Index:
         cdef Py_ssize_t gone = 0
         if len(self.domains) <= keep:
             return 0
-        for domain in list(self.domains.values()):
+        for key, domain in list(self.domains.items()):
             if domain.queued == 0 and not domain.resolving:
-                del self.domains[domain.name]
+                del self.domains[key]
                 self.domain_list[domain.number] = None
                 self.domain_numbers_free.append(domain.number)
                 self.free_queue(domain.pending)
@@ -381,7 +666,8 @@ cdef class Index:
         return number
 
     def name_of(self, uint32_t number):
-        return self.name_list[number]
+        """A campaign or tenant name; several that share a flow are `(other)`."""
+        return b"(other)" if number == SHARED else self.name_list[number]
 
     cpdef Queue new_queue(self, int place):
         cdef Queue queue
@@ -400,45 +686,80 @@ cdef class Index:
         self.queues[queue.number] = None
         self.queue_numbers_free.append(queue.number)
 
-    def new_site_queue(self, site):
-        return SiteQueue(site, self.new_queue(READY))
+    def new_site_queue(self, site, str pool_name="default"):
+        cdef SiteQueue made = SiteQueue(site, pool_name)
+        self.sites.add(made)
+        return made
 
     def free_site_queue(self, SiteQueue site):
-        cdef Queue queue
-        self.free_queue(site.common)
-        for queue in site.by_source.values():
-            self.free_queue(queue)
+        """Forgets a site for which nothing is ready."""
+        cdef Flow flow
+        if site.count:
+            raise ValueError("something is ready for the site")
+        for flow in list(site.flows.values()):
+            self._free_flow(site, flow)
         site.by_source = {}
+        self.sites.discard(site)
 
     # -- for the cold paths in Python -----------------------------------------------------------------------------
 
     def place_counts(self):
-        """{place name: recipients}."""
-        return {PLACE_NAMES[i]: self.places[i] for i in range(PLACES)}
+        """{place name: recipients}; of those in the wheel, who was never tried waits for `not_before`."""
+        counts = {PLACE_NAMES[i]: self.places[i] for i in range(PLACES)}
+        counts["retry_backoff"] -= self.not_before
+        counts["not_before"] = self.not_before
+        return counts
 
     def memory_bytes(self):
         return self.message_chunks * CHUNK * sizeof(Message) + self.recipient_chunks * CHUNK * sizeof(Recipient)
 
     def py_add(self, uint64_t msgid, int64_t accepted_at_ms, uint32_t size, list recipients, uint32_t campaign=0,
-               uint32_t tenant=0, int priority=0, int spool=0):
+               uint32_t tenant=0, int priority=0, int spool=0, uint32_t expire_s=0, bytes pool=b""):
         """Adds a message; `recipients` is [(number, domain name)]. Gives (message number, [recipient numbers])."""
         cdef uint32_t m = self.add_message(msgid, accepted_at_ms, size, <uint32_t> len(recipients), campaign, tenant,
-                                           <uint8_t> priority, <uint8_t> spool)
-        out = [self.add_recipient(m, number, self.domain(name)) for number, name in sorted(recipients, reverse=True)]
+                                           <uint8_t> min(priority, 2), <uint8_t> spool, expire_s)
+        out = [self.add_recipient(m, number, self.domain(name, pool))
+               for number, name in sorted(recipients, reverse=True)]
         return m, out[::-1]
 
-    def py_push(self, Queue queue, uint32_t r, bint front=False):
-        if front:
-            self.push_front(queue, r)
+    def py_push(self, where, uint32_t r, bint front=False):
+        """Into a Queue, or into the recipient's flow in a Lane."""
+        if isinstance(where, Lane):
+            self.push_lane(where, r, front)
+        elif front:
+            self.push_front(where, r)
         else:
-            self.push(queue, r)
+            self.push(where, r)
 
     def py_push_site(self, SiteQueue site, uint32_t r):
         self.push_site(site, r)
 
-    def py_pop(self, Queue queue):
-        cdef uint32_t r = self.pop(queue)
+    def py_pop(self, where):
+        """The next of a Queue, or of a Lane (its flow is not charged); None where there is none."""
+        cdef uint32_t r = self.pop_lane(where) if isinstance(where, Lane) else self.pop(where)
         return None if r == NIL else r
+
+    def py_take(self, SiteQueue site, int source, int64_t now_ns=0):
+        """What a session of `source` (number) would send next, taken and charged; None where there is nothing."""
+        cdef uint32_t r = self.peek_site(site, source + 1, now_ns)
+        if r == NIL:
+            return None
+        self.charge(site, self.flow_of(site, r), 1)
+        self.place(r, UNPLACED)
+        return r
+
+    def py_park(self, SiteQueue site, uint32_t r, rule, int64_t until_ns):
+        """Parks the flow of a ready recipient."""
+        self.park(site, self.flow_of(site, r), rule, until_ns)
+
+    def parked_by(self, uint32_t r):
+        """(rule, until CLOCK_BOOTTIME in ns) where the flow of a ready recipient is parked, else None."""
+        cdef Recipient* recipient = self.recipient(r)
+        cdef Flow flow
+        if recipient.queue == NIL:
+            return None
+        flow = (<Queue> self.queues[recipient.queue]).flow
+        return None if flow is None or flow.parked_until_ns == 0 else (flow.denied, flow.parked_until_ns)
 
     def py_defer(self, uint32_t r, int64_t due_ms):
         self.defer(r, due_ms)
@@ -455,11 +776,15 @@ cdef class Index:
     def count_attempt(self, uint32_t r):
         """One attempt more; gives how many that makes."""
         cdef Recipient* recipient = self.recipient(r)
+        if recipient.place == RETRY and recipient.attempts == 0:
+            self.not_before -= 1
         if recipient.attempts < 65535:
             recipient.attempts += 1
         return recipient.attempts
 
     def set_attempts(self, uint32_t r, int attempts):
+        if self.recipient(r).place == RETRY:
+            self.not_before += (attempts == 0) - (self.recipient(r).attempts == 0)
         self.recipient(r).attempts = <uint16_t> attempts
 
     def flag_possible_duplicate(self, uint32_t r, bint on):
@@ -553,7 +878,7 @@ cdef class Index:
         return (stop if stop < self.message_top else None), out
 
     def oldest_accepted_ms(self):
-        """When the oldest queued message was accepted (monotonic ms), or None. A scan of 56 octets a message."""
+        """When the oldest queued message was accepted (monotonic ms), or None. A scan of 48 octets a message."""
         cdef uint32_t m
         cdef int64_t oldest = 0x7FFFFFFFFFFFFFFF
         with nogil:

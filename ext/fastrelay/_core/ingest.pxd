@@ -10,6 +10,7 @@ cdef class Connection:
     cdef readonly bytes client
     cdef bytes refusal
     cdef public object large
+    cdef public object mail         # what its mail is assigned (ingest/assign.py), or None
     cdef public bint closed, waiting, reading_paused, writing_paused
     cdef bint closing
     cdef object message_ready

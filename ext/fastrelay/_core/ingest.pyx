@@ -22,9 +22,10 @@ BACKLOG_BYTES = 256 * 1024      # octets a client may send ahead while its messa
 @cython.final
 cdef class Connection:
 
-    def __init__(self, SmtpServer server, Engine engine, listener, bytes client, bytes refusal=None):
+    def __init__(self, SmtpServer server, Engine engine, listener, bytes client, bytes refusal=None, mail=None):
         """`client`: the address for trace headers and events, as text. `listener`: fastrelay/ingest/listener.py.
-        `refusal`: a 421 or 554 said in place of the greeting."""
+        `refusal`: a 421 or 554 said in place of the greeting. `mail`: what Engine.assign is given for its mail; an
+        authenticated user has one of its own."""
         self.server = server
         self.engine = engine
         self.listener = listener
@@ -33,6 +34,7 @@ cdef class Connection:
         self.buffer = <unsigned char*> PyByteArray_AS_STRING(engine.read_buffer)
         self.closed = self.waiting = self.reading_paused = self.writing_paused = self.closing = False
         self.large = None
+        self.mail = mail
         self.trace_for = None
 
     # -- what uvloop calls --------------------------------------------------------------------------------------
@@ -113,7 +115,7 @@ cdef class Connection:
         cdef Envelope envelope = self.server.envelope
         self.large.names = header = self.engine.accept_edit(envelope) if self.engine.accept_edit is not None else None
         if header is not None:
-            chunk = <bytes> header[4] + chunk[envelope.header_length:]
+            chunk = <bytes> header[1] + chunk[envelope.header_length:]
         self.large.write(chunk)
         return 0
 

@@ -3,7 +3,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
-    RECORD_VERSION = 1
+    RECORD_VERSION = 2
     FLAG_EIGHT_BIT = 1
     FLAG_UTF8_HEADER = 2
     FLAG_UTF8_ADDRESS = 4
@@ -31,6 +31,14 @@ cdef packed struct Head:
     uint8_t spare
     uint16_t helo_length
 
+cdef packed struct Times:          # behind the head, from version 2 on
+    int64_t not_before_ms
+    uint32_t expire_s
+
+cdef inline Py_ssize_t head_size(const Head* head) noexcept nogil:
+    """Octets from the start of the record to the reverse-path."""
+    return <Py_ssize_t> (sizeof(Head) + (sizeof(Times) if head.version >= 2 else 0))
+
 cdef struct RecipientView:
     const char* address
     uint16_t address_length
@@ -53,13 +61,15 @@ cdef class Text:
 
 cpdef bytes encode_record(int64_t accepted_ms, int flags, int priority, bytes reverse_path, bytes mail_parameters,
                           bytes campaign, bytes tenant, bytes pool, bytes client, bytes helo, bytes prefix,
-                          list recipients, list recipient_parameters)
+                          list recipients, list recipient_parameters, uint32_t expire_s=*, int64_t not_before_ms=*)
 cdef const Head* head_of(const unsigned char* record, Py_ssize_t length) noexcept nogil
 cdef const unsigned char* first_recipient(const unsigned char* record) noexcept nogil
 cdef const unsigned char* next_recipient(const unsigned char* at, const unsigned char* end,
                                          RecipientView* view) noexcept nogil
+cdef const Times* times_of(const Head* head) noexcept nogil
 cdef class Record:
     cdef readonly bytes raw
     cdef const Head* head
+    cdef Py_ssize_t start
     cpdef tuple recipient(self, Py_ssize_t number)
     cdef bytes _part(self, Py_ssize_t skip, Py_ssize_t n)

@@ -6,8 +6,11 @@ a state value of its own (fastrelay/spool/state.py), so that the first delivery 
 one deletion.
 
     0   head (struct Head, 60 octets, little-endian)
-    60  reverse-path, MAIL parameters, campaign, tenant, pool, client, HELO name, trace prefix
+    60  in version 2, for a message with times of its own: struct Times, 12 octets
+    60 or 72  reverse-path, MAIL parameters, campaign, tenant, pool, client, HELO name, trace prefix
     ..  for each recipient: u16 length, forward-path, u16 length, RCPT parameters
+
+A message without times is written in version 1, as ever.
 
 Known faults: the layout assumes a little-endian machine; setup refuses nothing, but no big-endian one was tried.
 """
@@ -129,13 +132,17 @@ cdef inline char* _put_sized(char* to, bytes b) noexcept:
 
 cpdef bytes encode_record(int64_t accepted_ms, int flags, int priority, bytes reverse_path, bytes mail_parameters,
                           bytes campaign, bytes tenant, bytes pool, bytes client, bytes helo, bytes prefix,
-                          list recipients, list recipient_parameters):
+                          list recipients, list recipient_parameters, uint32_t expire_s=0,
+                          int64_t not_before_ms=0):
     """One record; the place of the content is left zero for the group commit.
 
     `recipient_parameters` is None or a list as long as `recipients` (bytes or None each). Names (campaign,
-    tenant, pool) are cut at 255 octets, the rest must fit 65,535. Times are milliseconds since the epoch.
+    tenant, pool) are cut at 255 octets, the rest must fit 65,535. `accepted_ms` and `not_before_ms` are milliseconds since the epoch (0: at once), `expire_s`
+    seconds from acceptance on (0: as its class says).
     """
     cdef Head head
+    cdef Times times
+    cdef bint timed = expire_s != 0 or not_before_ms != 0
     cdef Py_ssize_t i, size, count = len(recipients)
     cdef bytes address, parameters, made
     cdef char* at
@@ -144,7 +151,7 @@ cpdef bytes encode_record(int64_t accepted_ms, int flags, int priority, bytes re
     pool = pool[:255]
     client = client[:255]
     memset(&head, 0, sizeof(Head))
-    size = (sizeof(Head) + len(reverse_path) + len(mail_parameters) + len(campaign) + len(tenant) + len(pool)
+    size = (sizeof(Head) + (sizeof(Times) if timed else 0) + len(reverse_path) + len(mail_parameters) + len(campaign) + len(tenant) + len(pool)
             + len(client) + len(helo) + len(prefix))
     head.fixed_length = <uint32_t> size
     for i in range(count):
@@ -152,7 +159,7 @@ cpdef bytes encode_record(int64_t accepted_ms, int flags, int priority, bytes re
         size += 4 + PyBytes_GET_SIZE(address)
         if recipient_parameters is not None and recipient_parameters[i] is not None:
             size += len(recipient_parameters[i])
-    head.version = RECORD_VERSION
+    head.version = RECORD_VERSION if timed else 1
     head.flags = <uint8_t> flags
     head.recipients = <uint32_t> count
     head.accepted_ms = accepted_ms
@@ -168,7 +175,13 @@ cpdef bytes encode_record(int64_t accepted_ms, int flags, int priority, bytes re
     made = PyBytes_FromStringAndSize(NULL, size)
     at = PyBytes_AS_STRING(made)
     memcpy(at, &head, sizeof(Head))
-    at = _put(at + sizeof(Head), reverse_path)
+    at += sizeof(Head)
+    if timed:
+        times.not_before_ms = not_before_ms
+        times.expire_s = expire_s
+        memcpy(at, &times, sizeof(Times))
+        at += sizeof(Times)
+    at = _put(at, reverse_path)
     at = _put(at, mail_parameters)
     at = _put(at, campaign)
     at = _put(at, tenant)
@@ -186,15 +199,22 @@ cpdef bytes encode_record(int64_t accepted_ms, int flags, int priority, bytes re
 cdef const Head* head_of(const unsigned char* record, Py_ssize_t length) noexcept nogil:
     """The head, or NULL where the record is too short, of another version, or says it is longer than it is."""
     cdef const Head* head = <const Head*> record
-    if length < <Py_ssize_t> sizeof(Head) or head.version != RECORD_VERSION:
+    if length < <Py_ssize_t> sizeof(Head) or head.version < 1 or head.version > RECORD_VERSION:
         return NULL
-    if <Py_ssize_t> head.fixed_length > length or head.fixed_length < sizeof(Head):
+    if <Py_ssize_t> head.fixed_length > length or <Py_ssize_t> head.fixed_length < head_size(head):
         return NULL
-    if (sizeof(Head) + head.reverse_path_length + head.mail_parameters_length + head.campaign_length
+    if (<uint64_t> head_size(head) + head.reverse_path_length + head.mail_parameters_length + head.campaign_length
             + head.tenant_length + head.pool_length + head.client_length + head.helo_length
             + head.prefix_length) != head.fixed_length:
         return NULL
     return head
+
+
+cdef const Times* times_of(const Head* head) noexcept nogil:
+    """The times of a message, or NULL where it has none of its own."""
+    if head.version < 2:
+        return NULL
+    return <const Times*> (<const char*> head + sizeof(Head))
 
 
 cdef const unsigned char* first_recipient(const unsigned char* record) noexcept nogil:
@@ -226,9 +246,10 @@ cdef class Record:
         self.head = head_of(<const unsigned char*> PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
         if self.head == NULL:
             raise ValueError("message record can't be read: version or lengths are wrong")
+        self.start = head_size(self.head)
 
     cdef bytes _part(self, Py_ssize_t skip, Py_ssize_t n):
-        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.raw) + sizeof(Head) + skip, n)
+        return PyBytes_FromStringAndSize(PyBytes_AS_STRING(self.raw) + self.start + skip, n)
 
     @property
     def accepted_ms(self):
@@ -257,6 +278,18 @@ cdef class Record:
         return self.head.segment
 
     @property
+    def expire_seconds(self):
+        """Given up so long after acceptance; 0: as its class says."""
+        cdef const Times* times = times_of(self.head)
+        return 0 if times == NULL else times.expire_s
+
+    @property
+    def not_before_ms(self):
+        """Not sent before this time (milliseconds since the epoch); 0: at once."""
+        cdef const Times* times = times_of(self.head)
+        return 0 if times == NULL else times.not_before_ms
+
+    @property
     def reverse_path(self):
         return self._part(0, self.head.reverse_path_length)
 
@@ -280,18 +313,18 @@ cdef class Record:
 
     @property
     def client(self):
-        return self._part(self.head.fixed_length - sizeof(Head) - self.head.prefix_length - self.head.helo_length
+        return self._part(self.head.fixed_length - self.start - self.head.prefix_length - self.head.helo_length
                           - self.head.client_length, self.head.client_length)
 
     @property
     def helo(self):
-        return self._part(self.head.fixed_length - sizeof(Head) - self.head.prefix_length - self.head.helo_length,
+        return self._part(self.head.fixed_length - self.start - self.head.prefix_length - self.head.helo_length,
                           self.head.helo_length)
 
     @property
     def prefix(self):
         """Trace headers, sent before the content."""
-        return self._part(self.head.fixed_length - sizeof(Head) - self.head.prefix_length, self.head.prefix_length)
+        return self._part(self.head.fixed_length - self.start - self.head.prefix_length, self.head.prefix_length)
 
     cpdef tuple recipient(self, Py_ssize_t number):
         """(forward-path, RCPT parameters) of one recipient, counted from 0."""

@@ -93,6 +93,7 @@ cdef class Session:
             self.pool.broke(self, failure)
         if self.delivery is not None:       # the machine never began it, or could not end it
             delivery, self.delivery = self.delivery, None
+            self.engine.give_back(delivery)
             self.engine.cold.unsettled(delivery)
         self.pool.gone(self, error)
 
@@ -186,6 +187,7 @@ cdef class Session:
                 self.engine.settle_delivered(delivery, self.tail, now)
                 self.engine.slab.inc(self.delivered_slot, PyList_GET_SIZE(delivery.recipients))
             else:
+                self.engine.give_back(delivery)
                 self.engine.cold.settle(delivery, self, now)
         except Exception as error:
             self.pool.broke(self, error)

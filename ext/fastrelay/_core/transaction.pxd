@@ -61,7 +61,7 @@ cdef class Transaction:
     cdef public Reply mail_reply
     cdef public list recipient_replies
     cdef public Reply final_reply
-    cdef public bint body_began, body_complete, all_delivered
+    cdef public bint rcpt_written, body_began, body_complete, all_delivered
     cdef int start(self) except -1
     cdef int fail(self, int kind, str words, str status) except -1
     cpdef Reply reply_for(self, Py_ssize_t recipient)

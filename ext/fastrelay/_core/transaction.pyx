@@ -127,7 +127,8 @@ cdef class Transaction:
 
     Done: mail_reply, recipient_replies[i], final_reply are what was read, None what was not. If mail_reply is not 2xx
     it decides for all. error_kind, error (words) and error_status ("5.3.4") say why there is no reply, or none to
-    trust. stage says how far it came. all_delivered: every RCPT and the message have a 2xx reply.
+    trust. stage says how far it came. rcpt_written: a RCPT command was handed out. all_delivered: every RCPT and the
+    message have a 2xx reply.
     `reply_for` and `may_have_arrived` draw the conclusion for one recipient.
     """
 
@@ -168,7 +169,7 @@ cdef class Transaction:
         self.mail_reply = None
         self.final_reply = None
         self.recipient_replies = [None] * PyList_GET_SIZE(self.recipients)
-        self.body_began = self.body_complete = self.all_delivered = False
+        self.rcpt_written = self.body_began = self.body_complete = self.all_delivered = False
         return 0
 
     cdef int fail(self, int kind, str words, str status) except -1:
