@@ -2,10 +2,10 @@
 
     result = forecast(config, [Demand("google", 40_000), Demand("yahoo", 20_000)], begins=wall_seconds)
 
-The limits come from the code that the relay itself uses (shape.py), and so do the stages and days of warm-up (stages.py,
-days.py). forecast_build.py makes sites, cells and bounds of them, forecast_flow.py finds the rates at a moment, and
-forecast_run.py goes from event to event: a site that is out, a cap that is used up, a new day, a burst that is over,
-mail that arrives. Nothing is stepped through, so 60 days cost what happens in them.
+The limits come from the code that the relay itself uses (shape.py), and so do the stages and days of warm-up
+(stages.py, days.py). forecast_build.py makes sites, cells and bounds of them, forecast_flow.py finds the rates at a
+moment, and forecast_run.py goes from event to event: a site that is out, a cap that is used up, a new day, a burst that
+is over, mail that arrives. Nothing is stepped through, so 60 days cost what happens in them.
 
 What it takes for granted: every recipient is taken at the first attempt, no provider slows down, no stage of warm-up is
 held. It says when the campaign is out if nothing goes wrong; `fastrelay sim` shows what happens if something does.
@@ -18,12 +18,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from fastrelay.config.schema import Config
 from fastrelay.limits.forecast_build import Demand, Model, Service, Stand
 from fastrelay.limits.forecast_run import Runner
 
-__all__ = ["SHARES", "Demand", "Forecast", "Line", "Service", "Stand", "Stage", "forecast"]
+__all__ = ["SHARES", "Demand", "Forecast", "Line", "Service", "Stage", "Stand", "forecast"]
 
 SHARES = (0.5, 0.9, 1.0)
 ALL_OUT = 1 - 1e-7  # of a fluid, all is out
@@ -164,7 +165,7 @@ def _shares(weights: Mapping[str, float]) -> list[tuple[str, float]]:
 
 def _line(curve: Curve, wanted: float, held_by: list[tuple[str, float]] | None = None, ahead: float = 0.0) -> Line:
     sent = curve[-1][1]
-    start = next((at for (at, before), (_, after) in zip(curve, curve[1:], strict=False) if after > before), None)
+    start = next((at for (at, before), (_, after) in pairwise(curve) if after > before), None)
     reached = {share: when(curve, wanted * min(share, ALL_OUT)) if wanted > 0 else None for share in SHARES}
     return Line(wanted, sent, start, reached, held_by or [], ahead)
 
@@ -194,7 +195,7 @@ def merged(curves: Sequence[Curve]) -> Curve:
     slopes: dict[float, float] = {0.0: 0.0}
     jumps: dict[float, float] = {}
     for curve in curves:
-        for (at, before), (until, after) in zip(curve, curve[1:], strict=False):
+        for (at, before), (until, after) in pairwise(curve):
             if until <= at:
                 jumps[at] = jumps.get(at, 0.0) + after - before
                 continue

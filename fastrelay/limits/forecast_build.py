@@ -1,9 +1,9 @@
 """From a configuration and what is to be sent to the sites, cells, bounds and caps of a forecast. Pure.
 
-Every limit of a Shape becomes a bound: a rate of messages as it is; a number of connections by how long a message takes
-on one; a rate of connections by how many messages one carries. Equal sites of unknown providers stand together in one
-Site, equal sources (same rules, same stage of warm-up) in one Group; what limits each of them on its own is then so many
-times as much.
+Every limit of a Shape becomes a bound: a rate of messages as it is; a number of connections by how long a message
+takes on one; a rate of connections by how many messages one carries. Equal sites of unknown providers stand together
+in one Site, equal sources (same rules, same stage of warm-up) in one Group; what limits each of them on its own is then
+so many times as much.
 
 Known faults: a connection that waits so long between messages that it is closed (a slow rate) costs a connection for
 each message; the rate of connections is reckoned as if each carried all that it may.

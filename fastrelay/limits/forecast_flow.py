@@ -1,9 +1,10 @@
 """Mail as a fluid: how much a second each source sends to each site while every limit holds. Pure; seconds from 0.
 
-A *cell* is one group of equal sources at one class of equal sites; a *bound* is one limit over some cells: Σ coefficient × rate <= its rate.
-A coefficient is 1 for a rate of messages, the seconds that a message takes for a number of connections, and the part of
-a connection that it needs for a rate of connections. Rates are the fair ones: all cells of a bound rise together, each
-until something else holds it (max-min fairness), which is what sites that wait in one line for permits come to.
+A *cell* is one group of equal sources at one class of equal sites; a *bound* is one limit over some cells: the sum of
+coefficient × rate is at most its rate. A coefficient is 1 for a rate of messages, the seconds that a message takes for
+a number of connections, and the part of a connection that it needs for a rate of connections. Rates are the fair ones:
+all cells of a bound rise together, each until something else holds it (max-min fairness), which is what sites that wait
+in one line for permits come to.
 
 Cells that share a bound form a *component*; what happens in one leaves the others alone. So an event costs what its
 own component costs, and 250 sources with limits of their own are 250 small problems.
@@ -87,8 +88,8 @@ class Site:
 class Cell:
     """One group of equal sources at one site; rates and sums are of all of them together."""
 
-    __slots__ = ("binding", "bounds", "curve", "gauge", "group", "held_from", "own", "own_bound", "rate", "sent", "since",
-                 "site", "start", "stop", "weight")  # fmt: skip
+    __slots__ = ("binding", "bounds", "curve", "gauge", "group", "held_from", "own", "own_bound", "rate", "sent",
+                 "since", "site", "start", "stop", "weight")  # fmt: skip
 
     def __init__(self, site: Site, group: Any, sources: int = 1) -> None:
         self.site = site

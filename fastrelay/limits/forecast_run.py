@@ -16,6 +16,7 @@ from fastrelay.limits.days import HOUR_SECONDS, LEAST_DAY_NS, LEAST_HOUR_NS, sec
 from fastrelay.limits.forecast_build import Demand, Model, Track
 from fastrelay.limits.forecast_flow import EPSILON, NEVER, Agenda, Bound, Cell, Component, Gauge, Site, solve
 from fastrelay.limits.stages import Tally
+from fastrelay.limits.warming import LONGEST_SHARE, MARGIN_SHARE, SHORTEST_PART
 
 DAY_SECONDS = 86400.0
 QUANTUM_SECONDS = 5.0  # events closer than this, and than the share below of the time that passed, are one
@@ -23,9 +24,6 @@ QUANTUM_SHARE = 1e-4
 MOST_CURVES = 3000  # cells of which the curve is kept, and not only beginning, end and sum
 PARTS = 50  # of a campaign that is handed in over some time
 TICK_SECONDS = 0.5  # what the governor is late, on average
-MARGIN_SHARE = 0.02  # as limits/warming.py leaves of a spread
-LONGEST_SHARE = 0.88
-SHORTEST_PART = 8
 LEAST_BACKLOG = 1e-3
 REFILLED_SHARE = 0.5  # of a burst, before it counts as one again
 

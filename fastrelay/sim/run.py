@@ -119,17 +119,19 @@ class Run:
         try:
             config = self.world.relay_config(self._config, str(self._folder))
             self.relay = SimulatedRelay(config, self.clock, self._folder, self.world)
-            self.governing = Governing(self.relay)
+            self.governing = Governing(self.relay, self.world.timetable)
             self.governing.begin()
-            async with self.relay:
-                self.governing.start()
-                self._plan_campaigns()
-                self.relay.every(SAMPLE_SECONDS, self._sample)
-                await self._go_on(on_progress)
-                result = self._result(time.monotonic() - real)
+            try:
+                async with self.relay:
+                    self.governing.start()
+                    self._plan_campaigns()
+                    self.relay.every(SAMPLE_SECONDS, self._sample)
+                    await self._go_on(on_progress)
+                    return self._result(time.monotonic() - real)
+            finally:
+                self.governing.close()
         finally:
             await self.world.stop()
-        return result
 
     async def _go_on(self, on_progress: Callable[[Progress], object] | None) -> None:
         shown = time.monotonic()
