@@ -24,8 +24,8 @@ ACTIONS = {
 }
 
 EPILOG = """\b
-What is used now is counted over all workers. A limit's value is the one in force, and SET BY names
-the line of the configuration, the built-in table of providers, or the default that it is from.
+NOW is counted over all workers. SET BY is the line of the configuration, the built-in table of
+providers, or the default that the value is from.
 
 \b
 Examples:
@@ -105,9 +105,11 @@ def show_route(answer: dict[str, Any]) -> None:
         reply = f" ({route['reply']} {route.get('text', '')})" if route.get("reply") else ""
         fields += [("mail for it", f"{what}{reply}"), ("set by", rule["origin"] if rule else "")]
     else:
-        suffix = f"{provider['suffix']} ({provider['origin']})" if provider["suffix"] else provider["origin"]
+        suffix = (
+            f"by MX suffix {provider['suffix']} ({provider['origin']})" if provider["suffix"] else "no suffix known"
+        )
         fields += [
-            ("provider", f"{provider['name']}: {suffix}"),
+            ("provider", f"{provider['name']}, {suffix}"),
             ("route", f"{by}{_known_for(route)}"),
             ("site", route["site"]),
         ]
@@ -143,7 +145,8 @@ def waiting(told: dict[str, Any]) -> str:
     for queue in told["queues"]:
         if not queue["ready"] and not queue["sessions"]:
             continue
-        why = "" if queue["reason"] == "ready" else f", {shown_words(queue['reason'])}"
+        waits = queue["ready"] and queue["reason"] != "ready"
+        why = f", {shown_words(queue['reason'])}" if waits else ""
         until = f" for {duration(queue['until_seconds'])}" if queue.get("until_seconds") else ""
         sessions = plural(queue["sessions"], "connection")
         parts.append(
@@ -167,7 +170,9 @@ def show_limits(sources: Sequence[dict[str, Any]]) -> None:
             alike.setdefault(key, []).append((source["name"], limit))
     rows = []
     order = list(KINDS)
-    for (kind, scope, value, origin), ones in sorted(alike.items(), key=lambda pair: order.index(pair[0][0])):
+    for (kind, scope, value, origin), ones in sorted(
+        alike.items(), key=lambda pair: (order.index(pair[0][0]), _narrowness(pair[0][1]), pair[0][1])
+    ):
         several = "each source" in scope
         if several and len(ones) < len(sources):
             scope = scope.replace("each source", _of(name for name, _ in ones))
@@ -176,6 +181,11 @@ def show_limits(sources: Sequence[dict[str, Any]]) -> None:
         rows.append((KINDS[kind], scope, value, _use(ones, several), origin))
     columns = [("LIMIT", LEFT), ("COUNTED FOR", WIDE), ("VALUE", LEFT), ("NOW", LEFT), ("SET BY", WIDE)]
     print_table(columns, rows)
+
+
+def _narrowness(scope: str) -> int:
+    """All mail comes first, one source at one place last."""
+    return 0 if scope == "all mail" else len(scope.split(" at "))
 
 
 def _of(sources: Any) -> str:
@@ -212,15 +222,17 @@ def _use(ones: Sequence[tuple[str, dict[str, Any]]], several: bool) -> str:
     if kind == "connections":
         name, limit = max(ones, key=lambda one: one[1]["used"])
         shown = f"{count(limit['used'])} open"
+        used = limit["used"]
     elif "wait_seconds" in ones[0][1]:
         name, limit = max(ones, key=lambda one: (one[1]["wait_seconds"], -one[1]["left"]))
+        used = limit["burst"] - limit["left"]
         if limit["wait_seconds"]:
             shown = f"next in {duration(limit['wait_seconds'])}"
         else:
             shown = f"{count(limit['left'])} at once" if limit["left"] > 1 else "1 now"
     else:
         return ""
-    return f"{shown} ({name})" if several and len(ones) > 1 and shown != "0 open" else shown
+    return f"{shown} ({name})" if several and len(ones) > 1 and used else shown
 
 
 # --- sources ---
@@ -274,7 +286,8 @@ def show_warmup(sources: Sequence[dict[str, Any]]) -> None:
         stage = f"{plan['stage']} of {plan['stages']}" if plan.get("stage") is not None else ""
         state = plan.get("state") or ""
         why = f"{state}: {plan['why']}" if plan.get("why") else state
-        counted = "all of these" if plan["key"] == "*" else plan["key"]
+        others = "mail to all others" if plan.get("others") else "all mail"
+        counted = others if plan["key"] == "*" else f"mail to {plan['key']}"
         used, cap = (count(plan["used"]), count(plan["cap"])) if plan.get("cold") is not False else ("", "none")
         rows.append((name, plan["plan"], counted, stage, used, f"{cap} a {plan['per']}", why, plan["origin"]))
     click.echo()

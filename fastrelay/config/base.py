@@ -44,9 +44,10 @@ class Origins(Struct, frozen=True, eq=False):
     def __hash__(self) -> int:
         return 0
 
-    def of(self, path: str) -> str:
-        """`fastrelay.yaml line 40, shaping[2]`; `default: shaping[2]` where the file does not have the path."""
-        line = self.lines.get(path)
+    def of(self, path: str, key: str = "") -> str:
+        """`fastrelay.yaml line 40, shaping[2]`: the line of `key` below the path, or of the path itself; `default:
+        shaping[2]` where the file has neither."""
+        line = self.lines.get(f"{path}.{key}") or self.lines.get(path)
         return f"{os.path.basename(self.file)} line {line}, {path}" if line else f"default: {path}"
 
 

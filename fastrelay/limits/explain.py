@@ -222,6 +222,7 @@ class Look:
         cap, used = table.cap_of(cell), table.cap_used(cell)
         path = f"warmup.{source.warmup}"
         told: dict[str, Any] = {"plan": source.warmup, "key": key, "schedule": made[key].origin, "per": made[key].per}
+        told["others"] = len(made) > 1  # whether some providers have a schedule of their own
         told |= {"cap": cap, "used": used, "left": max(0, cap - used), "origin": config.origins.of(path)}
         if config.warmup[source.warmup].spread_seconds:
             spread = table.cell(f"spread:{source.name}:{key}".encode())

@@ -120,7 +120,7 @@ class Shaper:
     def _add(self, limits: LimitSet, written: Mapping[str, str], path: str) -> None:
         keys, names = tuple(written), tuple(written.values())
         for key, value in said_by(limits):
-            said = _Said(value, self._origins.of(path), sum(name != ANY for name in names))
+            said = _Said(value, self._origins.of(path, key), sum(name != ANY for name in names))
             self._rules.setdefault(key, {}).setdefault(keys, {}).setdefault(names, []).append(said)
 
     # -- asking -------------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ class Shaper:
             other = said_by(self._providers.other) if self._providers.other is not None else ()
             # At unknown hosts connections and the plain numbers are those of `delivery`.
             kept = ((key, value) for key, value in other if provider != OTHER or key in RATES)
-            known = {key: _Said(value, f"built-in: {OTHER}", 0) for key, value in kept}
+            known = {key: _Said(value, "built-in: any provider", 0) for key, value in kept}
             known |= {key: _Said(value, f"built-in: {provider}", 0) for key, value in own}
             self._built_in[provider] = known
         return known
