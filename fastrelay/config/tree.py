@@ -140,6 +140,7 @@ class TreeReader:
         for key, key_node, child in self.keys(node, path):
             name = self.read(key_node, kinds[0], f"{path}.{key}")
             value = self.read(child, kinds[1], f"{path}.{key}")
+            self.lines[f"{path}.{key}"] = key_node.start_mark.line + 1
             if name in values:
                 self.fault(
                     key_node, f"{path}.{key}", f"is given twice, as {name} in another spelling", "keep one of them"
