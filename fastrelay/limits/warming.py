@@ -271,8 +271,8 @@ class Warmup:
         if cap and track.plan.spread_seconds:
             whole, left = self._span(track, now)
             remaining = max(1, cap - self._table.cap_used(track.cap_cell))
-            seconds = min(whole / cap, max(left, whole / SHORTEST_PART) / remaining) * (1 - MARGIN_SHARE)
-            emission = max(1, int(seconds * 1e9))
+            seconds = max(min(whole / cap, left / remaining), whole / SHORTEST_PART / cap)
+            emission = max(1, int(seconds * (1 - MARGIN_SHARE) * 1e9))
             burst = max(1, int(cap * BURST_SECONDS / whole))
         if abs(emission - track.emission_ns) > track.emission_ns // 200:
             track.emission_ns = emission
