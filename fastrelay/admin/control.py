@@ -192,7 +192,9 @@ class Commands:
             raise CommandError("explain wants a domain")
         answer = await self._fan_out("explain", arguments)
         governor = getattr(self._relay, "governor", None)
-        return answer if governor is None else explain.with_governor(answer, governor.state())
+        if governor is None:
+            return answer
+        return explain.with_governor(answer, governor.state()["warmup"], governor.backoffs.describe)
 
     # --- suspensions ---
 

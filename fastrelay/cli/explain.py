@@ -87,7 +87,7 @@ def show(answer: dict[str, Any]) -> None:
         click.echo()
         show_sources(answer["sources"])
         show_warmup(answer["sources"])
-        show_backoffs(answer["sources"])
+        show_replies(answer["sources"])
 
 
 # --- where it goes ---
@@ -300,16 +300,23 @@ def show_warmup(sources: Sequence[dict[str, Any]]) -> None:
     )
 
 
-def show_backoffs(sources: Sequence[dict[str, Any]]) -> None:
-    """The rules about replies that hold now."""
-    from fastrelay.cli.output import LEFT, WIDE, print_table
+def show_replies(sources: Sequence[dict[str, Any]]) -> None:
+    """What rules have read out of replies, and what they ordered."""
+    from fastrelay.cli.output import LEFT, RIGHT, WIDE, clean, duration, print_table, shown_words
 
-    rows = [
-        (source["name"], one.get("rule", ""), f"{one['connections']} connections" if one.get("connections") else "none",
-         one.get("why", ""))
-        for source in sources
-        for one in source.get("backoffs") or ()
-    ]  # fmt: skip
+    rows: list[tuple[object, ...]] = []
+    advice: dict[str, None] = {}
+    for source in sources:
+        told = source.get("replies") or {}
+        last = told.get("last_rule")
+        for hold in told.get("holds", ()):
+            rows.append((source["name"], hold["rule"], hold["words"], duration(hold["ends_in_seconds"]), hold["why"]))
+        if last is not None and not told.get("holds"):
+            rows.append((source["name"], last["rule"], "over", "", last.get("reply") or ""))
+        if last is not None and last.get("advice"):
+            advice[f"{shown_words(last['rule'])}: {last['advice']}"] = None
     if rows:
         click.echo()
-        print_table([("BACK-OFF", LEFT), ("RULE", LEFT), ("SENDS OVER", LEFT), ("WHY", WIDE)], rows)
+        print_table([("REPLIES", LEFT), ("RULE", LEFT), ("ORDERS", WIDE), ("FOR", RIGHT), ("AFTER", WIDE)], rows)
+    for words in advice:
+        click.echo(f"advice on {clean(words)}")

@@ -14,7 +14,7 @@ and obstacles say, not of sessions at hand.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastrelay.errors import FastrelayError
@@ -306,12 +306,18 @@ def merged(results: Sequence[dict[str, Any]], arguments: Mapping[str, Any]) -> d
     return answer
 
 
-def with_governor(answer: dict[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer with what the governor knows of its sources at the place: stages of warm-up, back-offs, rules."""
+def with_governor(
+    answer: dict[str, Any], warmup: Iterable[Mapping[str, Any]], describe: Callable[[str, str], dict[str, Any]]
+) -> dict[str, Any]:
+    """The answer with what the governor knows of its sources at the place.
+
+    warmup    its rows of warm-up: stage, state, days to go
+    describe  what it knows of (source, place) by replies: rules that fired, what they ordered, the rate that it learnt
+    """
     if "provider" not in answer:
         return answer
     place = place_of(answer["provider"]["name"], answer["route"]["site"])
-    rows = {(row["source"], row["key"]): row for row in state.get("warmup", ())}
+    rows = {(row["source"], row["key"]): row for row in warmup}
     for source in answer["sources"]:
         plan = source["warmup"]
         row = rows.get((source["name"], plan["key"])) if plan is not None else None
@@ -320,9 +326,5 @@ def with_governor(answer: dict[str, Any], state: Mapping[str, Any]) -> dict[str,
             if row.get("cold") is False:  # done: it has no cap any more
                 source["obstacles"] = [one for one in source["obstacles"] if one["reason"] != "warmup_cap"]
                 source["can_send"] = not source["obstacles"]
-        source["backoffs"] = [
-            one
-            for one in state.get("backoffs", ())
-            if one.get("source") == source["name"] and one.get("place") == place
-        ]
+        source["replies"] = describe(source["name"], place)
     return answer

@@ -180,10 +180,12 @@ BAD = {
         WARM + "template: sparkpost\n    time_zone: '+02:00'", "warmup.w.time_zone", 6, "Europe/Berlin",
     ),
     "warm-up of an unknown provider": (
-        WARM + "template: sparkpost\n    providers: {gogle: {stages: [1, 2]}}", "warmup.w.providers.gogle", 6, "`google`",
+        WARM + "template: sparkpost\n    providers: {gogle: {stages: [1, 2]}}",
+        "warmup.w.providers.gogle", 6, "`google`",
     ),
     "warm-up of a provider without a schedule": (
-        WARM + "template: sparkpost\n    providers: {google: {per: day}}", "warmup.w.providers.google", 6, "exactly one",
+        WARM + "template: sparkpost\n    providers: {google: {per: day}}",
+        "warmup.w.providers.google", 6, "exactly one",
     ),
     "warm-up that holds behind the stop": (
         WARM + "template: sparkpost\n    hold: {blocks: 40%}\n    step_back: {blocks: }", "warmup.w.stop.blocks", 4,
@@ -321,7 +323,8 @@ WARNINGS = {
         S + "fairness: {transactional: {weight: 5}}", "fairness.transactional.weight", "always goes first",
     ),
     "private public address": (
-        H + "sources: [{name: a, address: 10.0.0.1, public_address: 192.168.0.1}]", "sources[0].public_address", "private",
+        H + "sources: [{name: a, address: 10.0.0.1, public_address: 192.168.0.1}]",
+        "sources[0].public_address", "private",
     ),
     "back-off without rules": (S + "backoff: {built_in: false}", "backoff.built_in", "without rules"),
 }  # fmt: skip
