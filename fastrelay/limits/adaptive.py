@@ -33,7 +33,8 @@ Mode = Literal["free", "blocked", "climb", "bracket", "hold"]
 SLOT_SECONDS = 10.0  # of the memory of the trailing hour
 HOUR = 3600.0
 BELOW = 0.97  # of the ceiling: where we stay
-WINDOW_FULL = 0.985  # of an hour's ceiling: nothing more until older mail leaves the hour
+WINDOW_NEAR = 0.98  # of an hour's ceiling: from here on slower,
+WINDOW_FULL = 0.995  # and from here on nothing more until older mail leaves the hour
 PAUSE_FIRST_SECONDS = 20.0
 PAUSE_LAST_SECONDS = 300.0
 PAUSE_INTERVALS = 2.0  # the first pause is at least so many messages long
@@ -44,20 +45,30 @@ PROBE_SECONDS = 1800.0
 TRIAL_MESSAGES = 3
 BRACKET_TIGHT = 1.04
 CONFIRM_SECONDS = HOUR  # a ceiling that was seen once is tried again after so long
-REST_SECONDS = 2 * HOUR  # between probes at least
+REST_SECONDS = 3 * HOUR  # between probes at least
 REST_LONGEST_SECONDS = 24 * HOUR
 BUDGET = 0.004  # deferrals of probes as a share of attempts
+BUDGET_LEARNING = 0.02  # in the first hours
+LEARNING_SECONDS = 4 * HOUR
 STEP_FIRST = 0.02
+STEP_UNSURE = 0.1
 STEP_LAST = 0.5
 SAME_CEILING = 0.10  # a failure within this of the last one is the same ceiling
+SAME_WINDOW = 0.015  # what an hour took at two refusals
+TURNOVER = 0.05  # of it passed between the two, so it could have been another
+LEAST_WINDOW = 20  # messages; fewer in an hour tell nothing about what an hour takes
+EVEN = 0.75  # the trailing hour had so much of the rate at least: it was sent evenly
+FALLS = (0.97, 0.95, 0.9, 0.8, 0.6)  # of a rate that failed, soon after one another
+FALLS_SECONDS = 1800.0
 BINDING = 0.8  # a rate was tried if this share of it was used
 FORGET_SECONDS = 14 * 86400.0
 FASTEST_PER_HOUR = 36_000_000.0  # beyond this is no limit
 
 # Deferrals that no rule knows
-USUAL_SHARE = 0.02
-SMELL_SHARE = 0.03  # above the usual one at least
-SMELL_SIGMAS = 4.0
+USUAL_SHARE = 0.03
+SMELL_SHARE = 0.15  # above the usual one at least, among some hundred attempts
+SMELL_TRIAL_SHARE = 0.01  # in a whole trial
+SMELL_SIGMAS = 5.0
 SMELL_ATTEMPTS = 30
 SMELL_WINDOW = 400  # attempts
 
@@ -91,12 +102,12 @@ class TrailingHour:
 
 class Smell:
     """Whether deferrals that no rule knows are more than usual: the share of the last some hundred attempts against
-    that of quiet times."""
+    that of quiet times. What is usual is learnt slowly, from what did not smell."""
 
     def __init__(self) -> None:
         self._attempts = 0.0
         self._deferred = 0.0
-        self._usual = USUAL_SHARE
+        self.usual = USUAL_SHARE
 
     def add(self, delivered: int, deferred: int) -> bool:
         """Counts; True: this smells of throttling."""
@@ -104,16 +115,18 @@ class Smell:
         self._deferred += deferred
         if self._attempts < SMELL_ATTEMPTS:
             return False
-        share = self._deferred / self._attempts
-        spread = math.sqrt(self._usual * (1 - self._usual) / self._attempts)
-        if share > self._usual + max(SMELL_SHARE, SMELL_SIGMAS * spread):
+        if self.exceeds(self._attempts, self._deferred, SMELL_SHARE):
             self.clear()
             return True
         if self._attempts >= SMELL_WINDOW:
-            self._usual = 0.9 * self._usual + 0.1 * max(share, USUAL_SHARE / 10)
-            self._attempts /= 2
-            self._deferred /= 2
+            self.usual = 0.8 * self.usual + 0.2 * max(self._deferred / self._attempts, USUAL_SHARE / 10)
+            self.clear()
         return False
+
+    def exceeds(self, attempts: float, deferred: float, by: float) -> bool:
+        """Whether a share is above the usual one by so much, and by more than chance explains."""
+        spread = math.sqrt(self.usual * (1 - self.usual) / attempts)
+        return deferred / attempts > self.usual + max(by, SMELL_SIGMAS * spread)
 
     def clear(self) -> None:
         self._attempts = self._deferred = 0.0
@@ -141,9 +154,14 @@ class AdaptiveRate:
         self._step = STEP_FIRST
         self._falls = 0  # failures at a level, one soon after the other
         self._trial_at = 0.0
-        self._trial_attempts = 0
+        self._trial_attempts = self._trial_deferred = 0
         self._probe_at = 0.0
-        self._cost = 0  # deferrals of the failure at hand
+        self._cost = 0  # deferrals since we last settled
+        self._refusals: deque[tuple[float, float, float, float]] = deque(maxlen=6)  # when, rate, hour, passed so far
+        self._passed = 0.0
+        self._began = math.inf  # when mail began to be taken, as far back as we remember
+        self._first_shut = math.inf
+        self._settled_at = -math.inf
         self._shut_at = -math.inf
         self._shut_rate = math.inf
         self._refused_hour = 0.0  # the trailing hour at the last refusal
@@ -160,14 +178,14 @@ class AdaptiveRate:
             return None
         if self.mode == "blocked":
             return HOUR / self._pause
-        if self.full:
-            return min(self._rate, HOUR / PAUSE_LAST_SECONDS)
-        return self._rate
+        return max(self._rate * self._room, HOUR / PAUSE_LAST_SECONDS)
 
     @property
-    def full(self) -> bool:
-        """The trailing hour holds as much as the place takes; older mail has to leave it first."""
-        return self.mode == "hold" and not self._probing and self._hour.taken >= WINDOW_FULL * self._window
+    def _room(self) -> float:
+        """Near 0 when the trailing hour holds as much as the place takes: older mail has to leave it first. Else 1."""
+        if self.mode != "hold" or self._probing or not math.isfinite(self._window):
+            return 1.0
+        return min(1.0, max(0.0, (WINDOW_FULL - self._hour.taken / self._window) / (WINDOW_FULL - WINDOW_NEAR)))
 
     @property
     def ceiling_per_hour(self) -> float | None:
@@ -178,7 +196,11 @@ class AdaptiveRate:
 
     def observe(self, now: float, delivered: int, deferred: int, throttled: int = 0) -> None:
         """What was answered since the last call. `throttled`: how many of the deferred a rule called so."""
-        self._hour.add(now, delivered)
+        others = 0 if self._by_share or self.mode == "free" else max(0, deferred - throttled)
+        self._passed += delivered + others
+        self._hour.add(now, delivered + others)  # the place may count those that it deferred for other reasons
+        if delivered and now < self._began:
+            self._began = now
         smells = throttled > 0
         if not smells and (self.mode != "blocked" or deferred):
             smells = self._smell.add(delivered, max(0, deferred)) if self.mode != "blocked" else self._by_share
@@ -190,7 +212,7 @@ class AdaptiveRate:
             self._by_share = not throttled
             self._shut(now, delivered + deferred, throttled or deferred)
         elif self.mode != "free":
-            self._while_open(now, delivered + deferred)
+            self._while_open(now, delivered + deferred, deferred)
 
     _by_share = False  # the throttling at hand was told by the share of deferrals, not by a rule
 
@@ -203,7 +225,9 @@ class AdaptiveRate:
         self._refused_hour = self._hour.taken
         interval = HOUR / self._rate if math.isfinite(self._rate) else 0.0
         self._pause = self._pause_first = min(max(PAUSE_FIRST_SECONDS, PAUSE_INTERVALS * interval), PAUSE_LAST_SECONDS)
-        self._cost = refused
+        # What it cost to find that there is a limit at all is no fault of a probe.
+        self._cost = 0 if self.mode == "free" else self._cost + refused
+        self._first_shut = min(self._first_shut, now)
         self._before = self.mode
         self.mode = "blocked"
 
@@ -221,46 +245,60 @@ class AdaptiveRate:
     def _open(self, now: float) -> None:
         """A probe was taken: what kind of ceiling was that?"""
         self._smell.clear()
+        failed, by_hour = self._shut_rate, self._refused_hour
         quick = self._pause == self._pause_first
-        by_hour = self._refused_hour
-        known_window = math.isfinite(self._window) and abs(by_hour - self._window) <= (1 - BELOW) * self._window
-        if not quick or known_window:
-            self._found_window(now, max(by_hour, 1.0))
-        elif not math.isfinite(self._shut_rate):
-            self._begin("climb", max(self.slowest_per_hour, by_hour), now)
-        elif self._before == "hold":
-            self._failed_in_hold(now)
+        telling = by_hour >= max(LEAST_WINDOW, self.slowest_per_hour)
+        counts_hours = telling and (not quick or self._seen_before(now, failed, by_hour))
+        self._refusals.append((now, failed, by_hour, self._passed))
+        if counts_hours:
+            self._found_window(now, by_hour)
+        elif not math.isfinite(failed) or failed <= 1.5 * self.slowest_per_hour:
+            self._failed = math.inf
+            self._begin("climb", by_hour if failed == math.inf else self.slowest_per_hour, now)
+        elif self._before == "hold" or (now - self._began >= HOUR and by_hour >= EVEN * failed):
+            self._found_rate(now, failed, by_hour)
         else:
-            self._failed = self._shut_rate
-            if self._held >= self._failed or not self._held:
-                self._held = max(self.slowest_per_hour, self._failed / 2)
+            self._failed = failed
+            if self._held >= failed or not self._held:
+                self._held = failed / 2
             self._bracket(now)
+
+    def _seen_before(self, now: float, failed: float, by_hour: float) -> bool:
+        """Whether the trailing hour held as much at another refusal, though the rate was another."""
+        known = abs(by_hour - self._window) <= (1 - BELOW) * self._window if math.isfinite(self._window) else False
+        return known or any(
+            now - at <= 2 * HOUR
+            and abs(by_hour - hour) <= SAME_WINDOW * by_hour
+            and max(rate, failed) > 1.05 * min(rate, failed)
+            and self._passed - passed >= TURNOVER * by_hour
+            for at, rate, hour, passed in self._refusals
+        )
 
     def _found_window(self, now: float, by_hour: float) -> None:
         """The place takes so much in an hour."""
         self._confirmed = abs(by_hour - self._ceiling) <= SAME_CEILING * self._ceiling
         self._window = self._ceiling = by_hour
         self._failed, self._held = math.inf, 0.0
-        self._settle(now, max(self.slowest_per_hour, BELOW * by_hour))
+        self._settle(now, BELOW * by_hour)
 
-    def _failed_in_hold(self, now: float) -> None:
-        failed = self._shut_rate
-        self._failed = failed
-        if self._probing and failed > self._level:
-            self._confirmed = abs(failed - self._ceiling) <= SAME_CEILING * self._ceiling
-            self._ceiling = failed
-            if failed > (1 + SAME_CEILING) * self._level:  # a bold step: the ceiling is somewhere in it
-                self._held = self._level
-                self._bracket(now)
-            else:
-                self._settle(now, max(self._level, BELOW * BELOW * failed))
+    def _found_rate(self, now: float, failed: float, by_hour: float) -> None:
+        """A rate that we meant to stay at, or a step above it, failed."""
+        whole = now - self._began >= HOUR and by_hour >= EVEN * failed
+        ceiling = min(failed, by_hour) if whole else failed
+        if self._probing:
+            self._falls = 0
+            level = self._level
+            if failed <= (1 + SAME_CEILING) * level:
+                level = max(level, BELOW * BELOW * failed)
+        else:
+            self._falls = self._falls + 1 if now - self._settled_at < FALLS_SECONDS else 0
+            level = min(BELOW * ceiling, failed * FALLS[min(self._falls, len(FALLS) - 1)])
+        self._confirmed = self._falls < 2 and abs(ceiling - self._ceiling) <= SAME_CEILING * self._ceiling
+        self._ceiling, self._failed = ceiling, failed
+        if self._probing and failed > (1 + SAME_CEILING) * level:
+            self._held = level  # a bold step: the ceiling is somewhere in it
+            self._bracket(now)
             return
-        self._falls = self._falls + 1 if now - self._trial_at < TRIAL_SECONDS * 3 else 0
-        self._ceiling = failed
-        level = max(self.slowest_per_hour, failed * max(0.5, 1 - (1 - BELOW) * 2.0**self._falls))
-        if self._falls >= 2:
-            self._held = level
-            self._confirmed = False
         self._settle(now, level)
 
     # -- open ---------------------------------------------------------------------------------------------------------
@@ -270,7 +308,7 @@ class AdaptiveRate:
         self.mode = mode
         self._rate = min(max(rate, self.slowest_per_hour), FASTEST_PER_HOUR)
         self._trial_at = now
-        self._trial_attempts = 0
+        self._trial_attempts = self._trial_deferred = 0
 
     def _bracket(self, now: float) -> None:
         """Between what held and what failed; near enough is found."""
@@ -283,23 +321,34 @@ class AdaptiveRate:
 
     def _settle(self, now: float, level: float) -> None:
         """Stays at a level, and knows when to try more."""
+        level = max(level, self.slowest_per_hour)
         self._level = level
+        self._settled_at = now
         self._probing = False
-        paid = HOUR * self._cost / (BUDGET * level)
-        rest = max(REST_SECONDS, min(paid, REST_LONGEST_SECONDS)) if self._confirmed else CONFIRM_SECONDS
-        self._step = STEP_FIRST if self._confirmed else 5 * STEP_FIRST
-        self._probe_at = now + rest
+        learning = now - self._first_shut <= LEARNING_SECONDS
+        paid = HOUR * self._cost / ((BUDGET_LEARNING if learning else BUDGET) * level)
+        paid = min(paid, REST_SECONDS if learning else REST_LONGEST_SECONDS)
+        self._step = STEP_FIRST if self._confirmed else STEP_UNSURE
+        self._probe_at = now + max(paid, REST_SECONDS if self._confirmed else CONFIRM_SECONDS)
         self._cost = 0
         self._begin("hold", level, now)
 
-    def _while_open(self, now: float, attempts: int) -> None:
+    def _while_open(self, now: float, attempts: int, deferred: int) -> None:
         """A trial that lasted long enough, with enough mail, is passed."""
         self._trial_attempts += attempts
+        self._trial_deferred += deferred
         elapsed = now - self._trial_at
         if self.mode == "hold" and not self._probing:
+            if elapsed >= PROBE_SECONDS and self._trial_attempts >= SMELL_WINDOW / 4:
+                smells = self._smell.exceeds(self._trial_attempts, self._trial_deferred, SMELL_TRIAL_SHARE)
+                self._trial_at, self._trial_attempts, self._trial_deferred = now, 0, 0
+                if smells:
+                    self._by_share = True
+                    self._shut(now, attempts, deferred)
+                    return
             if now - self._shut_at > FORGET_SECONDS:
                 self.mode, self._rate, self._window, self._ceiling = "free", math.inf, math.inf, 0.0
-            elif now >= self._probe_at and not self.full:
+            elif now >= self._probe_at and self._room == 1:
                 self._probe_on(now)
             return
         seconds = {"climb": CLIMB_SECONDS, "bracket": TRIAL_SECONDS}.get(
@@ -309,7 +358,13 @@ class AdaptiveRate:
         if elapsed < max(seconds, messages * HOUR / self._rate):
             return
         if self._trial_attempts < BINDING * self._rate * elapsed / HOUR:  # too little mail to tell
-            self._trial_at, self._trial_attempts = now, 0
+            self._trial_at, self._trial_attempts, self._trial_deferred = now, 0, 0
+            return
+        if self._trial_attempts >= SMELL_ATTEMPTS and self._smell.exceeds(
+            self._trial_attempts, self._trial_deferred, SMELL_TRIAL_SHARE
+        ):
+            self._by_share = True
+            self._shut(now, attempts, self._trial_deferred)
             return
         self._held = self._rate
         if self.mode == "hold":
