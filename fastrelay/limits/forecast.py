@@ -72,6 +72,7 @@ class Forecast:
     curves: dict[str, Curve]  # by provider
     warmup: dict[tuple[str, str], list[Stage]]  # by (source, key)
     stages: dict[tuple[str, str], int]  # how many there are
+    limits: dict[str, str]  # cell name → words, of the limits that hold back, most first
     events: int
 
 
@@ -88,6 +89,7 @@ def forecast(
     days: float = 400.0,
     more_sources: Sequence[str] = (),
     factors: Mapping[str, float] | None = None,
+    relay_rate: float | None = None,
 ) -> Forecast:
     """The forecast of a campaign.
 
@@ -99,6 +101,7 @@ def forecast(
     days          the horizon
     more_sources  names of further warm sources in the pool, for a "what if"
     factors       cell name of a limit → factor on it, for a "what if"
+    relay_rate    messages a second that the relay itself can do; None: any number
     """
     model = Model(
         config,
@@ -110,6 +113,7 @@ def forecast(
         day_began=day_began,
         more_sources=more_sources,
         factors=factors or {},
+        relay_rate=relay_rate,
     )
     runner = Runner(model, demands, over, days)
     runner.run()
@@ -153,6 +157,7 @@ def _told(runner: Runner, demands: Sequence[Demand]) -> Forecast:
         stages={
             (name, track.key): len(track.ramp.caps) for track in model.tracks.values() for name in track.group.names
         },
+        limits={name: words for name, (words, _) in sorted(runner.limits.items(), key=lambda one: -one[1][1])},
         events=runner.events,
     )
 

@@ -116,6 +116,7 @@ class Model:
         day_began: float | None,
         more_sources: Sequence[str],
         factors: Mapping[str, float],
+        relay_rate: float | None,
     ) -> None:
         self.config = config
         self.begins = begins
@@ -132,6 +133,10 @@ class Model:
         self._make_tracks(day_began)
         self.sites = [self._site(number, demand) for number, demand in enumerate(demands)]
         self.cells: list[Cell] = [cell for site in self.sites for cell in site.cells]
+        if relay_rate is not None and len(self.cells) > 0:
+            itself = self.bounds["itself"] = Bound("rate", f"what this relay can do: {relay_rate:,.0f}/s", relay_rate)
+            for cell in self.cells:
+                itself.add(cell)
         spreads = [track.gauge.spread for track in self.tracks.values()]
         bounds = [bound for bound in (*self.bounds.values(), *spreads) if bound is not None and bound.cells]
         self.component: dict[int, Component] = components(self.cells, bounds)

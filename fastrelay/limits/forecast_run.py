@@ -43,6 +43,7 @@ class Runner:
         self._sites: dict[int, Site] = {}  # touched in this round
         self._gauges: dict[int, Gauge] = {}
         self._held: dict[str, dict[str, float]] = {}
+        self.limits: dict[str, tuple[str, float]] = {}  # by cell name: words, recipient-seconds held
         self._track_of = {id(track.gauge): track for track in model.tracks.values()}
         self._keep = len(model.cells) <= MOST_CURVES
         self._demands = demands
@@ -285,6 +286,9 @@ class Runner:
         if waited > 0 and isinstance(binding, Bound | Gauge):
             held = self._held.setdefault(site.provider, {})
             held[binding.words] = held.get(binding.words, 0.0) + waited
+            if isinstance(binding, Bound) and binding.name:
+                known = self.limits.get(binding.name, (binding.words, 0.0))
+                self.limits[binding.name] = (binding.words, known[1] + waited)
 
     # -- results ------------------------------------------------------------------------------------------------------
 
