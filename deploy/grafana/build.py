@@ -173,7 +173,7 @@ def warmup() -> dict[str, Any]:
         stat("Cold sources", 4, f"count (count by (source) (fastrelay_warmup_cap{{{SOURCE}}}))", "short"),
         stat("Held", 4, f"sum (fastrelay_warmup_held{{{SOURCE}}})", "short", steps=GOOD_AT_0,
              words="`fastrelay warmup status` says why."),
-        stat("Days to go", 4, f"max (fastrelay_warmup_days_left{{{SOURCE}}})", "short",
+        stat("Days to go", 4, f"max (fastrelay_warmup_to_go{{{SOURCE}}})", "short",
              words="Sending days until the last source is warm, if every one of them advances."),
         stat("Cap", 4, f"sum (fastrelay_warmup_cap{{{SOURCE}}})", "short",
              words="Of all cold sources, in their present day or hour."),
@@ -189,13 +189,13 @@ def warmup() -> dict[str, Any]:
         table("Warm-ups", 24, [
             ("stage", cold("stage"), "short"),
             ("of", cold("stages"), "short"),
-            ("days to go", cold("days_left"), "short"),
+            ("days to go", cold("to_go"), "short"),
             ("cap", cold("cap"), "short"),
             ("used", cold("used"), "short"),
             ("held", cold("held"), "short"),
         ], words="key: the provider of a schedule of its own, * for all others together."),
         graph("Stages", 8, [(cold("stage"), "{{source}} {{key}}")], "short"),
-        graph("Days to go", 8, [(cold("days_left"), "{{source}} {{key}}")], "short"),
+        graph("Days to go", 8, [(cold("to_go"), "{{source}} {{key}}")], "short"),
         graph("Held", 8, [(cold("held"), "{{source}} {{key}}")], "short", most=1),
         graph("Sent by cold sources", 12, [
             (f"{rate('outcomes_total', SOURCE + ',' + ATTEMPTS, 'source, outcome')}", "{{source}} {{outcome}}")

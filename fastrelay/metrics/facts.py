@@ -81,7 +81,7 @@ def _add_warmup(facts: Facts, rows: Iterable[Mapping[str, Any]]) -> None:
         facts.set(names.WARMUP_USED, float(row["used"]), *labels)
         facts.set(names.WARMUP_STAGE, stage, *labels)
         facts.set(names.WARMUP_STAGES, stages, *labels)
-        facts.set(names.WARMUP_DAYS_LEFT, float(row.get("days_left", max(0, stages - stage + 1))), *labels)
+        facts.set(names.WARMUP_TO_GO, float(row.get("days_left", max(0, stages - stage + 1))), *labels)
         facts.set(names.WARMUP_HELD, bool(row["held"]), *labels)
 
 

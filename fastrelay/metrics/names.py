@@ -149,8 +149,8 @@ WARMUP_USED = _gauge(
 )
 WARMUP_STAGE = _gauge("warmup_stage", "The stage of a warm-up, from 1.", "source", "key", of_supervisor=True)
 WARMUP_STAGES = _gauge("warmup_stages", "Stages of a warm-up in all.", "source", "key", of_supervisor=True)
-WARMUP_DAYS_LEFT = _gauge(
-    "warmup_days_left",
+WARMUP_TO_GO = _gauge(
+    "warmup_to_go",
     "Sending days until a warm-up is done, if every one of them advances.",
     "source",
     "key",

@@ -29,7 +29,7 @@ WANTED = (
     names.WARMUP_USED,
     names.WARMUP_STAGE,
     names.WARMUP_STAGES,
-    names.WARMUP_DAYS_LEFT,
+    names.WARMUP_TO_GO,
     names.WARMUP_HELD,
     names.BACKOFF_ACTIVE,
     names.ADAPTIVE_RATE,
@@ -252,7 +252,7 @@ def _warmup(after: Reading) -> list[WarmupRow]:
             used=value(names.WARMUP_USED, labels),
             stage=value(names.WARMUP_STAGE, labels),
             stages=value(names.WARMUP_STAGES, labels),
-            days_left=value(names.WARMUP_DAYS_LEFT, labels),
+            days_left=value(names.WARMUP_TO_GO, labels),
             held=bool(value(names.WARMUP_HELD, labels)),
         )
         for labels, cap in after.series(names.WARMUP_CAP).items()

@@ -1,12 +1,12 @@
 """The collector: slabs summed up, what a dead worker leaves, the text as Prometheus reads it."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from support.peers import require
 
 from fastrelay._core.slab import Slab
 from fastrelay.metrics import names
@@ -166,9 +166,7 @@ def test_every_metric_can_be_filled(slots: Slots) -> None:
 
 @pytest.mark.interop
 def test_promtool_finds_nothing(slots: Slots) -> None:
-    promtool = shutil.which("promtool")
-    if promtool is None:
-        pytest.skip("promtool (Debian package prometheus) is not installed")
+    promtool = require("promtool", "prometheus")
     fill(slots)
     done = subprocess.run(
         [promtool, "check", "metrics"], input=slots.text(), capture_output=True, text=True, check=False
