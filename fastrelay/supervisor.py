@@ -45,7 +45,7 @@ from fastrelay.config.load import load_document
 from fastrelay.config.schema import Config, to_builtins
 from fastrelay.errors import ConfigError, ConfigProblem, FastrelayError, HostError
 from fastrelay.limits import durable, governor
-from fastrelay.limits.governor import Governor, slab_counts
+from fastrelay.limits.governor import Governor, SlabCounts
 from fastrelay.metrics import names
 from fastrelay.metrics.collector import Facts, SlabCollector, registry
 from fastrelay.metrics.facts import add_relay
@@ -168,7 +168,7 @@ class Supervisor:
             self.table,
             store,
             self.clock,
-            lambda: slab_counts(self._slabs.values()),
+            SlabCounts(self._slabs.values),
             event=self.event,
             reserved=lambda: durable.reserved(self._state_dir),
         )

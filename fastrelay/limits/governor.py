@@ -28,6 +28,8 @@ from fastrelay.limits.warming import CapTable, Counts, Event, Track, Warmup
 from fastrelay.limits.warming import Store as WarmupStore
 from fastrelay.metrics import names
 
+OUTCOMES, BLOCKS = names.OUTCOMES_TOTAL.name, names.BLOCKS.name
+
 log = logging.getLogger("fastrelay.governor")
 
 DATABASES = ("warmup", "backoff")  # in the LMDB `control`
@@ -39,21 +41,38 @@ class GovernorError(FastrelayError):
     """A command that cannot be carried out, in words."""
 
 
+class SlabCounts:
+    """Reads the cumulative outcomes of all workers: {(outcome, provider, source): n}, where `blocked` are replies that
+    refuse the source. Which series those are is looked up once, so a read costs a look at each value.
+
+    slabs  gives the metrics files
+    """
+
+    def __init__(self, slabs: Callable[[], Iterable[Slab]]) -> None:
+        self._slabs = slabs
+        self._known: dict[Slab, tuple[int, list[tuple[int, tuple[str, str, str]]]]] = {}
+
+    def __call__(self) -> dict[tuple[str, str, str], float]:
+        counts: dict[tuple[str, str, str], float] = {}
+        for slab in self._slabs():
+            size, series = self._known.get(slab, (0, []))
+            if size != len(slab):
+                size, series = self._known[slab] = len(slab), _outcome_series(slab)
+            for entry, key in series:
+                counts[key] = counts.get(key, 0.0) + slab.value(entry)
+        return counts
+
+
+def _outcome_series(slab: Slab) -> list[tuple[int, tuple[str, str, str]]]:
+    """(entry, (outcome, provider, source)) of a metrics file; its labels are sorted by name."""
+    outcomes = [(entry, tuple(value for _, value in labels)) for entry, labels in slab.series(OUTCOMES)]
+    blocks = [(entry, ("blocked", *(value for _, value in labels))) for entry, labels in slab.series(BLOCKS)]
+    return [(entry, key) for entry, key in (*outcomes, *blocks) if len(key) == 3]
+
+
 def slab_counts(slabs: Iterable[Slab]) -> dict[tuple[str, str, str], float]:
-    """Cumulative outcomes of all workers by (outcome, provider, source); `blocked`: replies that refuse the source."""
-    counts: dict[tuple[str, str, str], float] = {}
-    for slab in slabs:
-        for kind, name, labels, value in slab.entries():
-            if kind != "counter" or isinstance(value, tuple):
-                continue
-            if name == names.OUTCOMES_TOTAL.name:  # labels are sorted by name
-                (_, outcome), (_, provider), (_, source) = labels
-            elif name == names.BLOCKS.name:
-                outcome, ((_, provider), (_, source)) = "blocked", labels
-            else:
-                continue
-            counts[outcome, provider, source] = counts.get((outcome, provider, source), 0.0) + value
-    return counts
+    """One read of SlabCounts."""
+    return SlabCounts(lambda: slabs)()
 
 
 class SharedTable(CapTable, RateTable, Protocol):

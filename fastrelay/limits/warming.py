@@ -24,7 +24,7 @@ from __future__ import annotations
 import logging
 import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,6 +45,7 @@ log = logging.getLogger("fastrelay.warmup")
 DATABASE = "warmup"
 SAVE_SECONDS = 60.0  # counts alone are written so often; what they lose in a crash the metrics files still have
 RETRY_SECONDS = 10.0
+LOOK_SECONDS = 10.0  # days and hours are looked at so often; what is counted, at once
 PERIOD_MOST = (1 << 20) - 2  # periods are numbers of 20 bits: 119 years of hours; a larger one is damage
 WARM_CAP = 10**12  # in the cell of a source that is done, for a worker that has not heard of it yet
 AT_ONCE = (1, 1_000_000_000)  # emission (ns) and burst of a spread that holds nothing back
@@ -80,6 +81,17 @@ class CapTable(Protocol):
 def spread_name(source: str, key: str) -> bytes:
     """The cell of a spread."""
     return f"spread:{source}:{key}".encode()
+
+
+def unit_seconds(cap: float, remaining: float, whole: float, left: float) -> float:
+    """Seconds from one unit of a cap to the next.
+
+    remaining  units that are not sent yet
+    whole      seconds over which the cap is spread
+    left       seconds that are left of its period
+    """
+    late = max(left, 0.0) / max(remaining, 1.0)
+    return max(min(whole / cap, late), whole / SHORTEST_PART / cap) * (1 - MARGIN_SHARE)
 
 
 @dataclass(slots=True)
@@ -135,6 +147,9 @@ class Warmup:
         self._counts = counts
         self._event = event
         self._reserved = Reserved()
+        self._last: dict[tuple[str, str, str], float] = {}
+        self._totals: dict[tuple[str, str], list[float]] = {}  # of each track, in the order of _OUTCOMES
+        self._look_at = -math.inf
         self._save_at = -math.inf
         self._retry_at = -math.inf
         self._read_config(config, reserved)
@@ -147,7 +162,6 @@ class Warmup:
 
     def _read_config(self, config: Config, reserved: Callable[[], Reserved]) -> None:
         now = self.now()
-        sums = _sums(self._counts())
         before, self.tracks = self.tracks, {}
         for source in config.sources:
             if source.warmup is None:
@@ -168,7 +182,9 @@ class Warmup:
                     spread_cell=self._table.cell(spread_name(source.name, key)),
                 )
                 self.tracks[source.name, key] = track
-        seen = self._seen(sums)
+        self._last = {}
+        self._totals = {identity: [0.0] * len(_OUTCOMES) for identity in self.tracks}
+        self._count()
         if any(self._table.cap_period(track.cap_cell) == 0 for track in self.tracks.values()):
             self._reserved = reserved()
             for line in self._reserved.unreadable:
@@ -181,7 +197,7 @@ class Warmup:
                 track.saved, track.complained = known.saved, known.complained
             else:
                 record = self._load(track, now)
-            self._take_up(track, record, seen[identity], now)
+            self._take_up(track, record, self._seen(identity), now)
         if self._save(list(self.tracks.values())):
             for track in self.tracks.values():
                 self._open(track, now)
@@ -270,9 +286,8 @@ class Warmup:
         emission, burst = AT_ONCE
         if cap and track.plan.spread_seconds:
             whole, left = self._span(track, now)
-            remaining = max(1, cap - self._table.cap_used(track.cap_cell))
-            seconds = max(min(whole / cap, left / remaining), whole / SHORTEST_PART / cap)
-            emission = max(1, int(seconds * (1 - MARGIN_SHARE) * 1e9))
+            remaining = cap - self._table.cap_used(track.cap_cell)
+            emission = max(1, int(unit_seconds(cap, remaining, whole, left) * 1e9))
             burst = max(1, int(cap * BURST_SECONDS / whole))
         if abs(emission - track.emission_ns) > track.emission_ns // 200:
             track.emission_ns = emission
@@ -300,9 +315,13 @@ class Warmup:
         now, monotonic = self.now(), self._clock.monotonic()
         due: list[tuple[Track, Progress, list[Change]]] = []
         may_move = monotonic >= self._retry_at
-        for identity, seen in self._seen(_sums(self._counts())).items():
+        concerned: Iterable[tuple[str, str]] = self._count()
+        if monotonic >= self._look_at:
+            self._look_at = monotonic + LOOK_SECONDS
+            concerned = list(self.tracks)
+        for identity in concerned:
             track = self.tracks[identity]
-            track.progress = stages.counted(track.progress, seen, track.complained)
+            track.progress = stages.counted(track.progress, self._seen(identity), track.complained)
             track.complained = 0
             progress, changes = stages.turned(track.progress, track.plan, track.ramp, now)
             if progress is not track.progress:
@@ -312,7 +331,8 @@ class Warmup:
         if monotonic >= self._save_at and may_move:
             self._save_at = monotonic + SAVE_SECONDS
             self._save(list(self.tracks.values()))
-        for track in self.tracks.values():
+        for identity in concerned:
+            track = self.tracks[identity]
             self._spread(track, stages.cap_of(track.progress, track.ramp), now)
 
     def _move(self, due: list[tuple[Track, Progress, list[Change]]], now: Moment) -> bool:
@@ -362,20 +382,25 @@ class Warmup:
         if track is not None:
             track.complained += n
 
-    def _seen(self, sums: Mapping[str, Mapping[str, Tally]]) -> dict[tuple[str, str], Tally]:
-        """Cumulative counts of each track."""
-        found: dict[tuple[str, str], Tally] = {}
-        for source, key in self.tracks:
-            of_source = sums.get(source, {})
-            if key != warmup.EVERY:
-                found[source, key] = of_source.get(key, Tally())
+    def _count(self) -> set[tuple[str, str]]:
+        """Bring the cumulative counts of the tracks up to date; those that changed."""
+        changed = set()
+        for series, n in self._counts().items():
+            before = self._last.get(series, 0.0)
+            if n == before:
                 continue
-            total = Tally()
-            for provider, tally in of_source.items():
-                if (source, provider) not in self.tracks:
-                    total = total.plus(tally)
-            found[source, key] = total
-        return found
+            self._last[series] = n
+            outcome, provider, source = series
+            identity = (source, provider) if (source, provider) in self.tracks else (source, warmup.EVERY)
+            totals = self._totals.get(identity)
+            if totals is not None and outcome in _OUTCOMES:
+                totals[_OUTCOMES.index(outcome)] += n - before
+                changed.add(identity)
+        return changed
+
+    def _seen(self, identity: tuple[str, str]) -> Tally:
+        """Cumulative counts of a track."""
+        return Tally(*map(int, self._totals[identity]))
 
     def now(self) -> Moment:
         """All clocks."""
@@ -433,19 +458,6 @@ def _decoded(octets: bytes) -> Record:
     if checksum != b"%08x" % zlib.crc32(text):
         raise ValueError("its checksum is wrong")
     return msgspec.json.decode(text, type=Record)
-
-
-def _sums(counts: Counts) -> dict[str, dict[str, Tally]]:
-    """Counts as source → provider → Tally."""
-    sums: dict[str, dict[str, dict[str, int]]] = {}
-    for (outcome, provider, source), n in counts.items():
-        if outcome in _OUTCOMES:
-            of = sums.setdefault(source, {}).setdefault(provider, {})
-            of[outcome] = of.get(outcome, 0) + int(n)
-    return {
-        source: {provider: Tally(**by_outcome) for provider, by_outcome in providers.items()}
-        for source, providers in sums.items()
-    }
 
 
 _WORDS = {

@@ -277,6 +277,11 @@ cdef class Slab:
         self._described_to = entry
         return self._described
 
+    def series(self, str name):
+        """(entry, labels) of each counter and gauge of a name, for who reads the same ones again and again."""
+        return [(number, identity[1]) for kind, _, identity, number, _ in self._describe()
+                if identity[0] == name and kind != HISTOGRAM]
+
     def entries(self):
         """All series as a list of (kind, name, labels, value): kind is "counter", "gauge" or "histogram", labels a
         tuple of (name, value) sorted by name, value a float; of a histogram (sum, bounds, counts), one count for each
