@@ -60,12 +60,16 @@ LEAST_WINDOW = 20  # messages; fewer in an hour tell nothing about what an hour 
 EVEN = 0.75  # the trailing hour had so much of the rate at least: it was sent evenly
 FALLS = (0.97, 0.95, 0.9, 0.8, 0.6)  # of a rate that failed, soon after one another
 FALLS_SECONDS = 1800.0
+BLAMELESS_FALLS = 3
 BINDING = 0.8  # a rate was tried if this share of it was used
 FORGET_SECONDS = 14 * 86400.0
 FASTEST_PER_HOUR = 36_000_000.0  # beyond this is no limit
 
 # Deferrals that no rule knows
-USUAL_SHARE = 0.03
+USUAL_SHARE = 0.03  # before anything is learnt
+USUAL_LEAST = 0.002
+USUAL_LEARNT = 0.05
+USUAL_MOST = 0.5  # where the rate is not to blame
 SMELL_SHARE = 0.15  # above the usual one at least, among some hundred attempts
 SMELL_TRIAL_SHARE = 0.01  # in a whole trial
 SMELL_SIGMAS = 5.0
@@ -102,24 +106,33 @@ class TrailingHour:
 
 class Smell:
     """Whether deferrals that no rule knows are more than usual: the share of the last some hundred attempts against
-    that of quiet times. What is usual is learnt slowly, from what did not smell."""
+    that of quiet times. What is usual is learnt at the rates where we stay, up to a bound: else what a place throttles
+    would become usual."""
 
     def __init__(self) -> None:
         self._attempts = 0.0
         self._deferred = 0.0
         self.usual = USUAL_SHARE
 
-    def add(self, delivered: int, deferred: int) -> bool:
-        """Counts; True: this smells of throttling."""
+    def add(self, delivered: int, deferred: int, *, learns: bool, blameless: bool) -> bool:
+        """Counts; True: this smells of throttling.
+
+        learns      the rate is one where we stay
+        blameless   it fell and fell, and the deferrals stayed: they have another cause
+        """
         self._attempts += delivered + deferred
         self._deferred += deferred
         if self._attempts < SMELL_ATTEMPTS:
             return False
         if self.exceeds(self._attempts, self._deferred, SMELL_SHARE):
+            if blameless:
+                self.usual = min(self._deferred / self._attempts, USUAL_MOST)
             self.clear()
             return True
         if self._attempts >= SMELL_WINDOW:
-            self.usual = 0.8 * self.usual + 0.2 * max(self._deferred / self._attempts, USUAL_SHARE / 10)
+            share = max(self._deferred / self._attempts, USUAL_LEAST)
+            if learns or blameless:
+                self.usual = min(0.8 * self.usual + 0.2 * share, USUAL_MOST if blameless else USUAL_LEARNT)
             self.clear()
         return False
 
@@ -201,24 +214,30 @@ class AdaptiveRate:
         self._hour.add(now, delivered + others)  # the place may count those that it deferred for other reasons
         if delivered and now < self._began:
             self._began = now
-        smells = throttled > 0
-        if not smells and (self.mode != "blocked" or deferred):
-            smells = self._smell.add(delivered, max(0, deferred)) if self.mode != "blocked" else self._by_share
-        elif smells:
-            self._by_share = False
+        if throttled:
+            self._ruled, self._by_share = True, False
         if self.mode == "blocked":
-            self._while_blocked(now, delivered, throttled or deferred if smells else 0)
-        elif smells:
-            self._by_share = not throttled
-            self._shut(now, delivered + deferred, throttled or deferred)
+            self._while_blocked(now, delivered, deferred if self._by_share else throttled)
+        elif throttled:
+            self._shut(now, throttled)
+        elif self._smells(delivered, deferred):
+            self._by_share = True
+            self._shut(now, deferred)
         elif self.mode != "free":
             self._while_open(now, delivered + deferred, deferred)
 
+    def _smells(self, delivered: int, deferred: int) -> bool:
+        """Deferrals that no rule knows are far more than usual."""
+        stays = self.mode == "hold" and not self._probing
+        blameless = stays and self._falls >= BLAMELESS_FALLS
+        return self._smell.add(delivered, deferred, learns=stays or self.mode == "free", blameless=blameless)
+
+    _ruled = False  # a rule knows the refusals of this place
     _by_share = False  # the throttling at hand was told by the share of deferrals, not by a rule
 
     # -- shut ---------------------------------------------------------------------------------------------------------
 
-    def _shut(self, now: float, attempts: int, refused: int) -> None:
+    def _shut(self, now: float, refused: int) -> None:
         """Something was throttled."""
         self._shut_at = now
         self._shut_rate = self._rate
@@ -339,13 +358,8 @@ class AdaptiveRate:
         self._trial_deferred += deferred
         elapsed = now - self._trial_at
         if self.mode == "hold" and not self._probing:
-            if elapsed >= PROBE_SECONDS and self._trial_attempts >= SMELL_WINDOW / 4:
-                smells = self._smell.exceeds(self._trial_attempts, self._trial_deferred, SMELL_TRIAL_SHARE)
-                self._trial_at, self._trial_attempts, self._trial_deferred = now, 0, 0
-                if smells:
-                    self._by_share = True
-                    self._shut(now, attempts, deferred)
-                    return
+            if elapsed >= PROBE_SECONDS and self._trial_smells(now):
+                return
             if now - self._shut_at > FORGET_SECONDS:
                 self.mode, self._rate, self._window, self._ceiling = "free", math.inf, math.inf, 0.0
             elif now >= self._probe_at and self._room == 1:
@@ -360,11 +374,7 @@ class AdaptiveRate:
         if self._trial_attempts < BINDING * self._rate * elapsed / HOUR:  # too little mail to tell
             self._trial_at, self._trial_attempts, self._trial_deferred = now, 0, 0
             return
-        if self._trial_attempts >= SMELL_ATTEMPTS and self._smell.exceeds(
-            self._trial_attempts, self._trial_deferred, SMELL_TRIAL_SHARE
-        ):
-            self._by_share = True
-            self._shut(now, attempts, self._trial_deferred)
+        if self._trial_smells(now):
             return
         self._held = self._rate
         if self.mode == "hold":
@@ -375,6 +385,20 @@ class AdaptiveRate:
             self._begin("climb", 2 * self._rate, now)
         else:
             self._bracket(now)
+
+    def _trial_smells(self, now: float) -> bool:
+        """The end of a trial, where no rule knows the refusals: a share of deferrals that is too small to notice in
+        some hundred attempts shows in all of a trial. Then this is shut."""
+        attempts, deferred = self._trial_attempts, self._trial_deferred
+        if self.mode == "hold" and not self._probing:
+            self._trial_at, self._trial_attempts, self._trial_deferred = now, 0, 0
+        if self._ruled or attempts < SMELL_WINDOW / 4:
+            return False
+        if not self._smell.exceeds(attempts, deferred, SMELL_TRIAL_SHARE):
+            return False
+        self._by_share = True
+        self._shut(now, deferred)
+        return True
 
     def _probe_on(self, now: float) -> None:
         """One step above what held."""
