@@ -74,6 +74,7 @@ cdef class Gate:
     cpdef int unused(self, int n) except -1
     cpdef int give_back(self, int n, int64_t taken_ns, int64_t now_ns) except -1
     cpdef int available(self, int64_t now_ns) except? -1
+    cpdef int soon(self, int64_t now_ns) except? -1
 
 cdef class Waiting:
     cdef list _heap                     # rules with waiters, by wake_ns

@@ -378,6 +378,24 @@ cdef class Gate:
             n = min(n, got)
         return <int>n
 
+    cpdef int soon(self, int64_t now_ns) except? -1:
+        """As `available`, with what caps give once the block that is on its way is on the disk: what other sources leave
+        to a cold one."""
+        cdef int64_t n = INT32_MAX, got, cap
+        cdef uint32_t period
+        cdef int i
+        cdef Rule rule
+        for i in range(self.count):
+            rule = <Rule>PyTuple_GET_ITEM(self.rules, i)
+            got = rule.look(now_ns)
+            if rule.kind_number == CAP and rule.left <= 0 and rule.pending:
+                got = rule.table.cap_state(rule.cell, &period, &cap)
+                got = rule.pending + max(cap - got, 0)
+            if got <= 0:
+                return 0
+            n = min(n, got)
+        return <int>n
+
     def __len__(self):
         return self.count
 
