@@ -37,8 +37,10 @@ Exit codes: 0 sound (there may be warnings); 2 errors.
 def check(ctx: click.Context, config_path: str | None, host: bool, print_config: bool, as_json: bool) -> None:
     """Validate a configuration and this host.
 
-    Finds unknown keys, wrong values, sources that no pool uses, addresses that this host does not
-    have, ports in use and a state directory that cannot be written. All findings are shown at once.
+    Finds unknown keys, wrong values, limits that contradict each other, warm-up plans that cannot be
+    followed, sources that no pool uses, faulty files of back-off rules, addresses that this host
+    does not have, ports in use and a state directory that cannot be written. All findings are
+    shown at once.
     """
     from fastrelay.config.load import load_document
     from fastrelay.errors import ConfigError
@@ -88,6 +90,7 @@ def show_json(
     }
     if print_config and document is not None:
         answer["config"] = to_builtins(document.config)
+        del answer["config"]["origins"]
     print_json(answer)
 
 

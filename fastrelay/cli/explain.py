@@ -98,7 +98,7 @@ def show_route(answer: dict[str, Any]) -> None:
 
     route, provider = answer["route"], answer.get("provider")
     rule = route.get("rule")
-    by = f"by {rule['path']} ({rule['origin']})" if rule else "by its address" if route.get("implicit") else "by MX"
+    by = f"by {rule['origin']}" if rule else "by its address" if route.get("implicit") else "by MX"
     fields: list[tuple[str, object]] = [("domain", answer["domain"])]
     if provider is None:
         what = ACTIONS.get(route["action"], route["action"])

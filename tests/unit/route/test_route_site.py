@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastrelay.route.names import InvalidDomain
+from fastrelay.limits.rate import parse_rate
 from fastrelay.route.providers import OTHER, Provider, Providers, built_in, built_in_table, parse_table
 from fastrelay.route.rules import Rule, Rules
 from fastrelay.route.site import MAX_HOSTS, MAX_KEY, Sites, group_by_preference, site_key
@@ -151,6 +152,56 @@ def test_the_built_in_table() -> None:
     assert table.version >= 1
     assert table.other.connections == 10
     assert all(provider.source and provider.suffixes for provider in table.providers)
+
+
+# Connections and messages per connection that providers are known to want; None: no published figure.
+PUBLISHED = {
+    "google": (5, 50),
+    "yahoo": (None, 20),
+    "outlook": (5, 50),
+    "microsoft365": (5, 50),
+    "apple": (10, 5),
+    "comcast": (25, 1000),
+    "gmx_webde": (4, 20),
+    "orange": (2, 100),
+    "tonline": (None, None),
+    "qq": (4, 8),
+    "netease": (4, 7),
+    "yahoo_jp": (2, 20),
+    "mailru": (1, 20),
+    "yandex": (None, None),
+    "seznam": (None, None),
+    "mimecast": (10, 100),
+    "barracuda": (10, 15),
+    "kpn": (10, 10),
+    "netvigator": (5, 10),
+    "proofpoint": (None, None),
+    "cisco": (None, None),
+}
+
+
+def test_the_figures_of_the_built_in_table() -> None:
+    table = built_in_table()
+    figures = {one.name: (one.limits.connections, one.limits.messages_per_connection) for one in table.providers}
+    assert figures == PUBLISHED
+    for provider in table.providers:
+        if any(figures[provider.name]):
+            assert "kumomta" in provider.source or "Momentum" in provider.source
+        else:
+            assert "no published figure" in provider.source
+    wants_tls = {one.name for one in table.providers if one.limits.tls == "wanted"}
+    assert wants_tls == {"google", "comcast", "gmx_webde", "orange"}
+    rates = {
+        one.name: (one.limits.rate, one.limits.connection_rate)
+        for one in table.providers
+        if one.limits.rate or one.limits.connection_rate
+    }
+    assert rates == {"yahoo_jp": ("10/s", None)}
+    assert (table.other.rate, table.other.connection_rate) == ("100/s", "100/min burst 10")
+    assert (table.other.connections, table.other.messages_per_connection) == (10, 100)
+    for limits in (table.other, *(one.limits for one in table.providers)):
+        for text in (limits.rate, limits.connection_rate):
+            assert text is None or parse_rate(text).text == text
 
 
 def test_a_table_is_strict() -> None:
