@@ -348,7 +348,7 @@ class Slot:
 
 
 class Governor:
-    class backoffs:  # noqa: N801
+    class backoffs:
         @staticmethod
         def describe(source, place):
             return {"source": source, "place": place, "holds": []}

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastrelay.route.names import InvalidDomain
 from fastrelay.limits.rate import parse_rate
+from fastrelay.route.names import InvalidDomain
 from fastrelay.route.providers import OTHER, Provider, Providers, built_in, built_in_table, parse_table
 from fastrelay.route.rules import Rule, Rules
 from fastrelay.route.site import MAX_HOSTS, MAX_KEY, Sites, group_by_preference, site_key
