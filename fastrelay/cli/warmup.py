@@ -19,10 +19,10 @@ COMMANDS = {
 }
 
 EPILOG = """\b
-A source with `warmup: PLAN` sends at most its stage's cap a day (or hour); the rest of its mail
-leaves by the warm sources of its pool, or waits with the reason warmup_cap. When a day is over, and
-at least advance_at (90%) of the cap was delivered, it goes on to the next stage. Too many deferrals,
-blocks, bounces or complaints hold it, take it one stage back, or stop it: thresholds of the plan.
+A source with `warmup: PLAN` sends at most its stage's cap a day (or hour); the rest leaves by the
+warm sources of its pool, or waits with the reason warmup_cap. When a day is over, and at least
+advance_at (90%) of the cap was delivered, it goes on to the next stage. Too many deferrals, blocks,
+bounces or complaints hold it, take it one stage back, or stop it: thresholds of the plan.
 
 \b
 KEY is a provider with a schedule of its own, or '*' for all others together.
@@ -103,8 +103,8 @@ def plan(
 @click.command(
     "set",
     epilog="""\b
-STAGE is a number from 1, or `done`: warm from now on. The cap of the stage holds at once; what was
-sent today stays counted. Without KEY, for each schedule of the source.
+STAGE is a number from 1, or `done`: warm from now on. The stage's cap holds at once; what was sent
+today stays counted. Without KEY, for each schedule of the source.
 
 \b
 Examples:
@@ -137,8 +137,8 @@ def set_(
 
 @click.command(
     epilog="""\b
-Mail goes on up to the stage's cap; to send nothing, use `fastrelay queue suspend --source SOURCE`.
-Bad signals still take it back or stop it. Without KEY, for each schedule of the source.
+Mail goes on up to the stage's cap; to send nothing: `fastrelay queue suspend --source SOURCE`. Bad
+signals still take it back or stop it. Without KEY, for each schedule of the source.
 
 \b
 Examples:
@@ -166,8 +166,8 @@ def hold(
 
 @click.command(
     epilog="""\b
-What went wrong so far is forgotten: the shares begin anew. The stage is the present one; `fastrelay
-warmup set` goes to another. Without KEY, for each schedule of the source that is held or stopped.
+What went wrong so far is forgotten: the shares begin anew. The stage stays the present one;
+`fastrelay warmup set` goes to another. Without KEY, for each schedule that is held or stopped.
 
 \b
 Examples:
