@@ -34,6 +34,7 @@ from fastrelay.sim import policy
 
 RateText = Annotated[str, Meta(extra=unit("rate"))]
 Reply = Annotated[str, Meta(extra=unit("reply"))]
+Time = Annotated[str, Meta(extra=unit("time"))]
 
 START = datetime(2026, 3, 2, tzinfo=UTC).timestamp()  # a Monday
 MOST_RECIPIENTS = 2_000_000  # of a scenario: every message is really relayed, some thousand a second
@@ -112,7 +113,7 @@ class Scenario(Struct, frozen=True):
     """A whole scenario. `known`: recipients a day that providers know a source for already (reputation)."""
 
     lasts_seconds: PositiveDuration = msgspec.field(default=7 * policy.DAY_SECONDS, name="for")
-    start: str = ""  # 2026-03-02T08:00:00Z; "": a Monday, midnight UTC
+    start: Time = ""  # 2026-03-02T08:00:00Z; "": a Monday, midnight UTC
     mix: dict[Name, Share] = msgspec.field(
         default_factory=lambda: {"google": 0.4, "yahoo": 0.2, "outlook": 0.2, OTHER: 0.2}
     )
@@ -161,6 +162,12 @@ def parse_start(text: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
+def _checked(text: str) -> str:
+    """The text of a time that can be read."""
+    parse_start(text)
+    return text
+
+
 def _parse_reply(text: str) -> str:
     """One reply; a multi-line one is written as the lines that the host sends."""
     lines = text.strip("\n").split("\n")
@@ -177,7 +184,7 @@ class _Reader(TreeReader):
 
     def read_scalar(self, node: Any, kind: Any, meta: Any, path: str) -> Any:
         form = (meta.extra or {}).get("unit") if meta is not None else None
-        parse = {"rate": lambda text: parse_rate(text).text, "reply": _parse_reply}.get(form or "")
+        parse = {"rate": lambda text: parse_rate(text).text, "reply": _parse_reply, "time": _checked}.get(form or "")
         if parse is None:
             return super().read_scalar(node, kind, meta, path)
         try:
@@ -213,12 +220,6 @@ def _check(scenario: Scenario, reader: TreeReader) -> None:
         problem("campaigns", "is missing", "add campaigns: with a list, such as - {name: newsletter, count: 5000}")
     if scenario.lasts_seconds > MOST_DAYS * policy.DAY_SECONDS:
         problem("for", f"is longer than {MOST_DAYS} days", "write a shorter time")
-    if scenario.start:
-        try:
-            parse_start(scenario.start)
-        except ValueError as error:
-            words, _, mend = str(error).rpartition("; ")
-            problem("start", words, mend)
     _check_mix(scenario.mix, "mix", problem)
     names = set()
     for at, campaign in enumerate(scenario.campaigns):
