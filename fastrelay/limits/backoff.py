@@ -49,6 +49,7 @@ MAX_PLACES = 20_000  # source × place pairs that are kept; what holds nothing g
 SAVE_SECONDS = 60.0  # a rate that only grows is written so often
 TOLD_SECONDS = 60.0  # a rule that goes on firing is an event so often
 CUT_STEPS = 8
+PACE_SECONDS = 60.0  # the rate of just now is that of so long
 UNCOUNTED_PER_HOUR = 3600.0  # the rate that a site of no provider had, for all we know
 LIFTED_TIMES = 4  # such a site has no limit left once it takes so many times the rate that was throttled
 BURST_SECONDS = 0.05  # of an adaptive rate at once
@@ -144,6 +145,7 @@ class Backoffs:
         self._places: dict[Key, Place] = {}
         self._told: dict[tuple[str, str, str], tuple[float, int]] = {}
         self._counting = False
+        self._counted_at = clock.boottime_ns() / 1e9
         self.reload(config)
         self._load()
 
@@ -265,6 +267,7 @@ class Backoffs:
         """What was answered since the last tick, for the controllers."""
         if not self._enabled:
             return
+        elapsed, self._counted_at = now - self._counted_at, now
         totals: dict[Key, list[float]] = {}
         for (outcome, provider, source), n in self._counts().items():
             if outcome in ("delivered", "failed", "deferred") and provider != OTHER and source != "none":
@@ -277,7 +280,9 @@ class Backoffs:
             if not self._counting:
                 continue  # what was counted before our time
             new, new_deferred = max(0, round(answered - was)), max(0, round(deferred - was_deferred))
-            place.pace += ((new + new_deferred) * 3600.0 - place.pace) / 60
+            if elapsed > 0:
+                new_pace = (new + new_deferred) * 3600.0 / elapsed
+                place.pace += (new_pace - place.pace) * min(1.0, elapsed / PACE_SECONDS)
             place.rate.observe(now, new, max(new_deferred, place.throttled), place.throttled)
             place.throttled = 0
         self._counting = True

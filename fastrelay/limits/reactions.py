@@ -1,7 +1,7 @@
 """A worker's side of back-off: which rule a refusal fires, and what is done here and now.
 
-The supervisor decides (backoff.py) and hears of every rule that fired, for each rule, source and place at most once in
-REPORT_SECONDS with what came together. That takes a moment, in which a quick worker would run into some thousand more
+The supervisor decides (backoff.py) and hears of every rule that fired; for each rule, source and place a few times in
+REPORT_SECONDS at most, then with what came together. That takes a moment, in which a quick worker would run into some thousand more
 refusals, so the worker at once slows the source down through the shared table, and keeps it from the place where the
 rule says so; what the supervisor then tells takes the place of that.
 
@@ -28,14 +28,16 @@ if TYPE_CHECKING:
 
 REPORT_SECONDS = 1.0
 FIRST_PAUSE_PER_HOUR = 180.0  # until the supervisor has said how to go on: a message in 20 s
+REPORTS_AT_ONCE = 3  # in REPORT_SECONDS, for each rule, source and place
 MAX_UNREPORTED = 10_000  # rule × source × place; beyond that reports go at once
 
 
 @dataclass(slots=True)
 class _Told:
-    """When a rule was last reported, and what came since."""
+    """Since when a rule was reported how often, and what came since."""
 
     at: float
+    times: int = 0
     waiting: dict[str, Any] | None = None
 
 
@@ -127,18 +129,21 @@ class Reactions:
         key = (event["rule"], event["source"], event["place"])
         now = self._app.clock.monotonic()
         told = self._told.get(key)
-        if told is None or now - told.at >= REPORT_SECONDS:
-            if told is not None and told.waiting is not None:
-                event["attempts"] += told.waiting["attempts"]
+        if told is None:
             if len(self._told) >= MAX_UNREPORTED:
+                self.flush()
                 self._told.clear()
-            self._told[key] = _Told(now)
+            told = self._told[key] = _Told(now)
+        if told.waiting is not None:
+            event["attempts"] += told.waiting["attempts"]
+            told.waiting = None
+        if now - told.at >= REPORT_SECONDS:
+            told.at, told.times = now, 0
+        if told.times < REPORTS_AT_ONCE:
+            told.times += 1
             self._app.report(event)
             return
-        if told.waiting is None:
-            told.waiting = event
-        else:
-            told.waiting = {**event, "attempts": told.waiting["attempts"] + event["attempts"]}
+        told.waiting = event
         if self._flush_timer is None:
             self._flush_timer = asyncio.get_running_loop().call_later(REPORT_SECONDS, self.flush)
 
@@ -147,13 +152,10 @@ class Reactions:
         if self._flush_timer is not None:
             self._flush_timer.cancel()
             self._flush_timer = None
-        now = self._app.clock.monotonic()
-        for key, told in list(self._told.items()):
+        for told in self._told.values():
             if told.waiting is not None:
                 self._app.report(told.waiting)
-                told.waiting, told.at = None, now
-            elif now - told.at > 60 * REPORT_SECONDS:
-                del self._told[key]
+                told.waiting = None
 
 
 def stricter(one: int | None, other: int | None) -> bool:
