@@ -53,6 +53,7 @@ cdef class Engine:
     cdef Spool spool
     cdef Inflight inflight
     cdef public Slab slab
+    cdef dict denials                   # (reason, provider): the entry that counts them
     cdef public object cold
     cdef public object monotonic, wall
     cdef public bytearray read_buffer
@@ -92,6 +93,7 @@ cdef class Engine:
     cdef Gate _flow_gate(self, Flow flow)
     cdef Gate _gate(self, SiteQueue site, int source)
     cdef int _deny(self, SiteQueue site, int source, Gate gate, bint urgent) except -1
+    cdef int _count_denial(self, SiteQueue site, Rule rule) except -1
     cdef int _nothing(self, SiteQueue site) except -1
     cdef bint _left_to_cold(self, SiteQueue site, Gate gate, int64_t now_ns) except -1
     cpdef int give_back(self, Delivery delivery) except -1

@@ -139,6 +139,7 @@ cdef class Engine:
         self.accepted_bytes = slab.counter("fastrelay_accepted_bytes_total")
         self.events_total = slab.counter("fastrelay_events_total")
         self.duplicates_total = slab.counter("fastrelay_possible_duplicates_total")
+        self.denials = {}
 
     def add_spool(self, Spool spool, Inflight inflight, tag):
         """The first one is this worker's own; others (of workers that are no more) are only drained."""
@@ -779,6 +780,7 @@ cdef class Engine:
             if allowed == 0:
                 self.index.park(site, flow, own.denied, own.retry_at_ns)
                 self._wait(own.denied, flow, own.retry_at_ns, urgent)
+                self._count_denial(site, own.denied)
                 return 0
         granted = gate.permit(allowed, now_ns, urgent)
         if granted < allowed:
@@ -797,6 +799,17 @@ cdef class Engine:
             turn = site.turns[source] = Turn(site)
         site.denied(gate.denied, gate.retry_at_ns)
         self._wait(gate.denied, turn, gate.retry_at_ns, urgent)
+        self._count_denial(site, gate.denied)
+        return 0
+
+    cdef int _count_denial(self, SiteQueue site, Rule rule) except -1:
+        """One more time that a limit gave nothing, by its reason and the site's provider."""
+        cdef tuple labels = (rule.reason, site.provider)
+        entry = self.denials.get(labels)
+        if entry is None:
+            entry = self.slab.counter("fastrelay_limit_denied_total", reason=rule.reason, provider=site.provider)
+            self.denials[labels] = entry
+        self.slab.inc(entry, 1)
         return 0
 
     cdef int _nothing(self, SiteQueue site) except -1:
