@@ -19,10 +19,11 @@ COMMANDS = {
 }
 
 EPILOG = """\b
-A source with `warmup: PLAN` sends at most its stage's cap a day (or hour); the rest leaves by the
-warm sources of its pool, or waits with the reason warmup_cap. When a day is over, and at least
-advance_at (90%) of the cap was delivered, it goes on to the next stage. Too many deferrals, blocks,
-bounces or complaints hold it, take it one stage back, or stop it: thresholds of the plan.
+A source with `warmup: PLAN` sends at most its stage's cap a day (or hour); the rest leaves by
+the warm sources of its pool, or waits with the reason warmup_cap. When a day is over, and at
+least advance_at (90%) of the cap was delivered, it goes on to the next stage. Too many
+deferrals, blocks, bounces or complaints hold it, take it one stage back, or stop it: thresholds
+of the plan.
 
 \b
 KEY is a provider with a schedule of its own, or '*' for all others together.
@@ -50,9 +51,9 @@ def warmup() -> None:
 
 @click.command(
     epilog="""\b
-TODAY is the use of the cap, DELIVERED what counts for the next stage (of an hourly schedule: its
-fullest hour). Shares are of the attempts since the last judgement that had minimum_messages of
-them; `12% >10%` is above a threshold. A stage moves on at the end of a day only.
+TODAY is the use of the cap, DELIVERED what counts for the next stage (of an hourly schedule:
+its fullest hour). Shares are of the attempts since the last judgement that had minimum_messages
+of them; `12% >10%` is above a threshold. A stage moves on at the end of a day only.
 
 \b
 States:
@@ -103,8 +104,8 @@ def plan(
 @click.command(
     "set",
     epilog="""\b
-STAGE is a number from 1, or `done`: warm from now on. The stage's cap holds at once; what was sent
-today stays counted. Without KEY, for each schedule of the source.
+STAGE is a number from 1, or `done`: warm from now on. The stage's cap holds at once; what was
+sent today stays counted. Without KEY, for each schedule of the source.
 
 \b
 Examples:
@@ -137,8 +138,8 @@ def set_(
 
 @click.command(
     epilog="""\b
-Mail goes on up to the stage's cap; to send nothing: `fastrelay queue suspend --source SOURCE`. Bad
-signals still take it back or stop it. Without KEY, for each schedule of the source.
+Mail goes on up to the stage's cap; to send nothing: `fastrelay queue suspend --source SOURCE`.
+Bad signals still take it back or stop it. Without KEY, for each schedule of the source.
 
 \b
 Examples:
@@ -282,7 +283,7 @@ def show_status(rows: list[dict[str, Any]]) -> None:
         ("COMPLAINTS", RIGHT),
         ("DAYS LEFT", RIGHT),
     ]
-    print_table(columns, [_status_cells(row) for row in rows], spare=("COMPLAINTS", "BOUNCED", "BLOCKED"))
+    print_table(columns, [_status_cells(row) for row in rows], spare=("COMPLAINTS", "BOUNCED", "BLOCKED", "DELIVERED"))
     for row in rows:
         name = f"{row['source']}{'' if row['key'] == '*' else ' ' + row['key']}"
         who = ", by an operator" if row.get("by_operator") else ""
