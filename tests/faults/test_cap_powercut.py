@@ -1,8 +1,8 @@
 """Power cuts while blocks of a cap are reserved: whatever is left on the disk, it counts all that was used.
 
 kill -9 leaves the page cache, so it proves no sync. The system calls of a worker are recorded; at each of them the disk
-is put into states that a power cut may leave, and what the supervisor would read from each of them is compared with what
-the worker had said to have used by then.
+is put into states that a power cut may leave, and what the supervisor would read from each of them is compared with
+what the worker had said to have used by then.
 """
 
 from __future__ import annotations
