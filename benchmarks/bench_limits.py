@@ -3,9 +3,9 @@
     python benchmarks/bench_limits.py
 
 Processor time, so that a busy host shows little. The engine calls from Cython: the figures here hold the call from
-Python (see "nothing"). Of each gate: granted at once (the straight path), granted while another process hammers the same
-cells, and denied by the last rule (all others give back). Waiting: a site that is denied is put into line, and woken
-when a permit comes.
+Python (see "nothing"). Of each gate: granted at once (the straight path), granted while another process hammers the
+same cells, and denied by the last rule (all others give back). Waiting: a site that is denied is put into line, and
+woken when a permit comes.
 """
 
 from __future__ import annotations
