@@ -30,6 +30,7 @@ LEAST_ROWS = 2
 DEFERRED_BAD, DEFERRED_WARN = 0.3, 0.1
 FAILED_BAD, FAILED_WARN = 0.08, 0.02
 OLD_WARN, OLD_BAD = 86400.0, 2 * 86400.0  # seconds in the queue
+NOTABLE_SHARE = 0.001
 GOOD, WARN, BAD, DIM, HEAD, STRONG = "green", "yellow", "red", "bright_black", "cyan", "bold"
 
 
@@ -315,7 +316,8 @@ def flow(view: View, frame: Frame, width: int) -> list[Text]:
     """In and out, the queue, the processes."""
     wide = max(8, width - 65)
     deferred, failed, oldest = view.deferred_share, view.failed_share, view.oldest_seconds if view.queued else 0.0
-    full = f" ({percent(view.queued / view.queue_limit)} full)" if view.queue_limit and view.queued else ""
+    share = view.queued / view.queue_limit if view.queue_limit else 0.0
+    full = f" ({percent(share)} full)" if share >= NOTABLE_SHARE else ""
     empty = f"empty in {duration(view.drain_seconds)}" if view.drain_seconds is not None and view.queued else ""
     first: list[Cell] = [
         *rate_cells(" in", view.accepted, frame.accepted, wide, HEAD),
