@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,11 @@ from fastrelay.cli.options import connect, relay_options
 KINDS = {
     "rate": "messages",
     "connection_rate": "new connections",
-    "connections": "open connections",
-    "messages_per_connection": "messages per connection",
-    "recipients_per_transaction": "recipients per message",
+    "connections": "connections",
+    "messages_per_connection": "per connection",
+    "recipients_per_transaction": "per message",
 }
+UNITS = {"messages_per_connection": "message", "recipients_per_transaction": "recipient"}
 ACTIONS = {
     "fail": "is refused at once",
     "defer": "waits for the DNS",
@@ -83,10 +85,10 @@ def show(answer: dict[str, Any]) -> None:
     show_route(answer)
     if answer.get("sources"):
         click.echo()
-        show_limits(answer["sources"])
+        show_limits(answer["sources"], answer["file"])
         click.echo()
         show_sources(answer["sources"])
-        show_warmup(answer["sources"])
+        show_warmup(answer["sources"], answer["file"])
         show_replies(answer["sources"])
 
 
@@ -158,7 +160,12 @@ def waiting(told: dict[str, Any]) -> str:
 # --- limits ---
 
 
-def show_limits(sources: Sequence[dict[str, Any]]) -> None:
+def _line(origin: str, file: str) -> str:
+    """Who set a value, without the name of the file, which stands above."""
+    return origin.replace(f"{os.path.basename(file)} ", "") if file else origin
+
+
+def show_limits(sources: Sequence[dict[str, Any]], file: str) -> None:
     """One line a limit; those that are alike for several sources share one."""
     from fastrelay.cli.output import LEFT, WIDE, print_table
 
@@ -178,9 +185,16 @@ def show_limits(sources: Sequence[dict[str, Any]]) -> None:
             scope = scope.replace("each source", _of(name for name, _ in ones))
         if not scope and len(ones) < len(sources):
             scope = _of(name for name, _ in ones)
-        rows.append((KINDS[kind], scope, value, _use(ones, several), origin))
+        rows.append((KINDS[kind], scope, _value(kind, value), _use(ones, several), _line(origin, file)))
     columns = [("LIMIT", LEFT), ("COUNTED FOR", WIDE), ("VALUE", LEFT), ("NOW", LEFT), ("SET BY", WIDE)]
-    print_table(columns, rows)
+    print_table(columns, rows, fold=True)
+
+
+def _value(kind: str, value: str) -> str:
+    """A plain number has its unit behind it."""
+    from fastrelay.cli.output import plural
+
+    return plural(int(value), UNITS[kind]) if kind in UNITS else value
 
 
 def _narrowness(scope: str) -> int:
@@ -257,7 +271,7 @@ def show_sources(sources: Sequence[dict[str, Any]]) -> None:
             why = f"{shown_words(one['reason'])}: {one['detail']}"
             head = (source["name"], address, Styled(when, "red" if when == "no" else "yellow"))
             rows.append((*(head if at == 0 else ("", "", "")), why))
-    print_table([("SOURCE", LEFT), ("ADDRESS", LEFT), ("CAN SEND", LEFT), ("WHY", WIDE)], rows)
+    print_table([("SOURCE", LEFT), ("ADDRESS", WIDE), ("CAN SEND", LEFT), ("WHY", WIDE)], rows, fold=True)
 
 
 def _open_to(source: dict[str, Any]) -> str:
@@ -274,7 +288,7 @@ def _open_to(source: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def show_warmup(sources: Sequence[dict[str, Any]]) -> None:
+def show_warmup(sources: Sequence[dict[str, Any]], file: str) -> None:
     """The stage of each cold source."""
     from fastrelay.cli.output import LEFT, RIGHT, WIDE, count, print_table
 
@@ -289,7 +303,9 @@ def show_warmup(sources: Sequence[dict[str, Any]]) -> None:
         others = "mail to all others" if plan.get("others") else "all mail"
         counted = others if plan["key"] == "*" else f"mail to {plan['key']}"
         used, cap = (count(plan["used"]), count(plan["cap"])) if plan.get("cold") is not False else ("", "none")
-        rows.append((name, plan["plan"], counted, stage, used, f"{cap} a {plan['per']}", why, plan["origin"]))
+        rows.append(
+            (name, plan["plan"], counted, stage, used, f"{cap} a {plan['per']}", why, _line(plan["origin"], file))
+        )
     click.echo()
     print_table(
         [
@@ -297,6 +313,7 @@ def show_warmup(sources: Sequence[dict[str, Any]]) -> None:
             *(("STATE", WIDE), ("SET BY", WIDE)),
         ],
         rows,
+        fold=True,
     )
 
 
@@ -317,6 +334,8 @@ def show_replies(sources: Sequence[dict[str, Any]]) -> None:
             advice[f"{shown_words(last['rule'])}: {last['advice']}"] = None
     if rows:
         click.echo()
-        print_table([("REPLIES", LEFT), ("RULE", LEFT), ("ORDERS", WIDE), ("FOR", RIGHT), ("AFTER", WIDE)], rows)
+        print_table(
+            [("REPLIES", LEFT), ("RULE", LEFT), ("ORDERS", WIDE), ("FOR", RIGHT), ("AFTER", WIDE)], rows, fold=True
+        )
     for words in advice:
         click.echo(f"advice on {clean(words)}")

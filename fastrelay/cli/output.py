@@ -112,12 +112,17 @@ def terminal_width() -> int:
 
 
 def print_table(
-    columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[object]], spare: Sequence[str] = ()
+    columns: Sequence[tuple[str, str]],
+    rows: Sequence[Sequence[object]],
+    spare: Sequence[str] = (),
+    *,
+    fold: bool = False,
 ) -> None:
     """Rows below their headings. columns: (heading, LEFT, RIGHT or WIDE).
 
     On a terminal, WIDE columns are cut short until a line fits, then the `spare` ones are left out in their order; the
-    others (ids, counts) stay whole, and a terminal that is too narrow even for them wraps.
+    others (ids, counts) stay whole, and a terminal that is too narrow even for them wraps. `fold`: what is cut short
+    goes on in the next line.
     """
     from rich.cells import cell_len
     from rich.console import Console
@@ -137,7 +142,9 @@ def print_table(
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
     for (heading, kind), width in zip(columns, widths, strict=True):
         justify: Literal["right", "left"] = "right" if kind == RIGHT else "left"
-        table.add_column(heading, justify=justify, width=width, no_wrap=True, overflow="ellipsis")
+        table.add_column(
+            heading, justify=justify, width=width, no_wrap=not fold, overflow="fold" if fold else "ellipsis"
+        )
     for row in cells:
         table.add_row(*(Text(cell, style=cell.style) for cell in row))
     terminal = sys.stdout.isatty()

@@ -131,11 +131,13 @@ def test_the_route(ask, answer):
 
 def test_limits_that_are_alike_share_a_line(ask, answer):
     result = ask("explain", "example.com")
-    assert line_of(result, "all mail") == "messages all mail 500/s 250 at once relay.yaml line 50, shaping[1]"
+    assert line_of(result, "all mail") == "messages all mail 500/s 250 at once line 50, shaping[1]"
     # Of several sources, the one with the least left is named.
     assert line_of(result, "100/s") == "messages each source at google 100/s 7 at once (b) built-in: any provider"
-    assert line_of(result, "open connections") == "open connections each source at google 5 3 open (b) built-in: google"
-    assert line_of(result, "messages per connection") == "messages per connection 50 built-in: google"
+    assert (
+        line_of(result, "connections", "at google") == "connections each source at google 5 3 open (b) built-in: google"
+    )
+    assert line_of(result, "per connection") == "per connection 50 messages built-in: google"
 
 
 def test_limits_of_some_sources_name_them(ask, answer):
@@ -145,17 +147,15 @@ def test_limits_of_some_sources_name_them(ask, answer):
     )
     answer["sources"][2]["numbers"][0] = {"kind": "messages_per_connection", "value": 7, "origin": "relay.yaml line 9"}
     result = ask("explain", "example.com")
-    assert "each of a, b at google 5 3 open (b)" in line_of(result, "open connections", "built-in")
-    assert "source c at google 1 1 open" in line_of(result, "open connections", "line 9")
-    assert (
-        line_of(result, "messages per connection", "line 9") == "messages per connection source c 7 relay.yaml line 9"
-    )
+    assert "each of a, b at google 5 3 open (b)" in line_of(result, "connections", "built-in")
+    assert "source c at google 1 1 open" in line_of(result, "connections", "line 9")
+    assert line_of(result, "per connection", "line 9") == "per connection source c 7 messages line 9"
 
 
 def test_one_source_is_named(ask, answer):
     del answer["sources"][1]
     result = ask("explain", "example.com", "--source", "a")
-    assert line_of(result, "open connections") == "open connections source a at google 5 1 open built-in: google"
+    assert line_of(result, "connections", "at google") == "connections source a at google 5 1 open built-in: google"
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_warm_up(ask, answer):
     answer["sources"][1]["adaptive"] = {"per_hour": 1200.4, "wait_seconds": 0.0}
     result = ask("explain", "example.com")
     assert line_of(result, "held") == (
-        "b gently mail to google 3 of 28 150 2,000 a day held: blocks 2% relay.yaml line 7, warmup.gently"
+        "b gently mail to google 3 of 28 150 2,000 a day held: blocks 2% line 7, warmup.gently"
     )
     assert "mail to all others 3 of 28 none a day done" in line_of(result, "done")
     assert line_of(result, "yes", "b ").endswith(
