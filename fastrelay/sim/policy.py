@@ -180,7 +180,7 @@ class Standing:
 
     def _judge(self, rules: StandingRules) -> None:
         tried = self.taken + self.excess
-        if not tried:  # nothing, or all of it blocked: what is not seen is forgotten in the end
+        if not tried:  # what is not seen is forgotten in the end
             self.score = min(1.0, self.score + rules.recovery)
             return
         most = max(
@@ -250,6 +250,7 @@ class Provider:
             return self._refuse("outage", outage)
         standing = self._standing(client, now)
         if standing is not None and rules.standing is not None and standing.score < rules.standing.blocking_below:
+            standing.excess += 1
             return self._refuse("blocked", rules.standing.blocking_reply)
         if rules.unknown_share and chance_of(recipient, b"unknown") < rules.unknown_share:
             if standing is not None:
