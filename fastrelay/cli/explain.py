@@ -88,6 +88,7 @@ def show(answer: dict[str, Any]) -> None:
         show_limits(answer["sources"], answer["file"])
         click.echo()
         show_sources(answer["sources"])
+        show_flows(answer.get("flows") or (), answer["file"])
         show_warmup(answer["sources"], answer["file"])
         show_replies(answer["sources"])
 
@@ -286,6 +287,20 @@ def _open_to(source: dict[str, Any]) -> str:
     if adaptive is not None:
         parts.append(f"slowed down to {count(round(adaptive['per_hour']))} an hour by its replies")
     return "; ".join(parts)
+
+
+def show_flows(flows: Sequence[dict[str, Any]], file: str) -> None:
+    """Limits that depend on the message."""
+    from fastrelay.cli.output import LEFT, WIDE, print_table
+
+    rows = []
+    for flow in flows:
+        parts = [(key, flow[key]) for key in ("campaign", "tenant") if flow[key]]
+        words = " of ".join(f"each {key}" if name == "*" else f"{key} {name}" for key, name in parts)
+        rows.append((words, flow["value"], _line(flow["origin"], file)))
+    if rows:
+        click.echo()
+        print_table([("MESSAGES OF", WIDE), ("VALUE", LEFT), ("SET BY", WIDE)], rows, fold=True)
 
 
 def show_warmup(sources: Sequence[dict[str, Any]], file: str) -> None:

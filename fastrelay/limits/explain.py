@@ -22,6 +22,7 @@ from fastrelay.limits.rate import Rate
 from fastrelay.limits.shape import DEFAULT_POOL, Limit, Shape, Shaper, place_of
 from fastrelay.limits.warmup import key_of, ramps
 from fastrelay.route.names import normalize_domain, split_host
+from fastrelay.route.providers import OTHER
 
 if TYPE_CHECKING:
     from fastrelay.app import App
@@ -54,6 +55,7 @@ async def explain(app: App, domain: str, pool: str = "", source: str = "") -> di
         "file": config.origins.file,
         "route": told,
         "sources": [],
+        "flows": _flows(config),
         "waiting": _waiting(app, domain, route.site, now),
     }
     rule = _rule_of(config, app, told["domain"])
@@ -103,6 +105,20 @@ def _provider(app: App, site: Any, config: Config) -> dict[str, Any]:
     return {"name": name, "suffix": suffix or None, "origin": origin or "no suffix is known", "hosts": hosts}
 
 
+def _flows(config: Config) -> list[dict[str, str]]:
+    """The rules that are about the message, not about where it goes: by campaign or tenant."""
+    return [
+        {
+            "campaign": rule.campaign or "",
+            "tenant": rule.tenant or "",
+            "value": rule.rate,
+            "origin": config.origins.of(path),
+        }
+        for index, rule in enumerate(config.shaping)
+        if (rule.campaign or rule.tenant) and rule.rate and (path := f"shaping[{index}]")
+    ]
+
+
 # -- what waits --------------------------------------------------------------------------------------------------------
 
 
@@ -143,6 +159,8 @@ class Look:
         self._pool = pool
         self._place = place_of(site.provider, site.key)
         self._now_ns = app.clock.boottime_ns()
+        # Cells of the table are never given back, so asking about a site without mail must not make any for it.
+        self._in_use = site.provider != OTHER or any(queue.key == site.key for queue in app.board.sites.values())
         addresses = [address for host in route.get("hosts", ()) for address in host["addresses"]]
         self._families = {socket.AF_INET6 if ":" in address else socket.AF_INET for address in addresses}
 
@@ -169,7 +187,7 @@ class Look:
     def _use(self, limit: Limit) -> dict[str, Any]:
         """A limit and what is used of it now, over all workers."""
         table = self._app.table
-        cell = table.cell(limit.cell)
+        cell = table.cell(limit.cell) if self._in_use or " site:" not in f" {limit.scope_name}" else None
         told: dict[str, Any] = {
             "kind": limit.kind,
             "scope": limit.scope_name,
@@ -178,11 +196,12 @@ class Look:
             "reason": limit.reason,
         }
         if isinstance(limit.value, Rate):
-            left = table.look(cell, self._now_ns, limit.value.emission_ns, limit.value.burst)
-            told |= {"burst": limit.value.burst, "left": max(0, left)}
+            rate = limit.value
+            left = rate.burst if cell is None else table.look(cell, self._now_ns, rate.emission_ns, rate.burst)
+            told |= {"burst": rate.burst, "left": max(0, left)}
             told["wait_seconds"] = round(-left / SECOND_NS, 3) if left < 0 else 0.0
         else:
-            told["used"] = table.used(cell)
+            told["used"] = 0 if cell is None else table.used(cell)
         return told
 
     def _obstacles(self, name: str) -> list[dict[str, Any]]:
@@ -231,6 +250,8 @@ class Look:
 
     def _adaptive(self, name: str) -> dict[str, Any] | None:
         """The rate that was learnt from the provider's deferrals; None: there is none now."""
+        if not self._in_use:
+            return None
         cell = self._app.table.cell(f"adaptive:{name}:{self._place}".encode())
         emission_ns, _ = self._app.table.rate_of(cell)
         if emission_ns <= 0:
@@ -288,8 +309,8 @@ def _spent(
 
 
 def merged(results: Sequence[dict[str, Any]], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """One answer of all workers': the first one's, with what waits in any of them."""
-    answer = dict(results[0])
+    """One answer of all workers': that of one which has mail for the site, with what waits in any of them."""
+    answer = dict(next((result for result in results if result["waiting"]["queues"]), results[0]))
     queues: dict[str, dict[str, Any]] = {}
     for result in results:
         for queue in result["waiting"]["queues"]:

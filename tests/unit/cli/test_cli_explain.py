@@ -200,6 +200,17 @@ def test_a_source_that_waits_says_how_long(ask, answer):
     assert "in 2h rate limit: x" in line_of(ask("explain", "example.com"), "127.0.0.11")
 
 
+def test_limits_by_campaign_and_tenant(ask, answer):
+    origin = "relay.yaml line 9, shaping[4]"
+    answer["flows"] = [
+        {"campaign": "*", "tenant": "acme", "value": "5/s", "origin": origin},
+        {"campaign": "spring", "tenant": "", "value": "6/s", "origin": origin},
+    ]
+    result = ask("explain", "example.com")
+    assert line_of(result, "5/s") == "each campaign of tenant acme 5/s line 9, shaping[4]"
+    assert line_of(result, "6/s") == "campaign spring 6/s line 9, shaping[4]"
+
+
 def test_warm_up(ask, answer):
     plan = {
         "plan": "gently", "key": "google", "schedule": "stages", "per": "day", "others": True, "cap": 2000, "used": 150,

@@ -181,6 +181,27 @@ def test_looking_takes_nothing(tmp_path):
     assert first["sources"][0]["can_send"]
 
 
+def test_a_site_without_mail_takes_no_cells(tmp_path):
+    """Cells are never given back: who asks about many domains must not use up the table."""
+    cells = []
+
+    async def work():
+        async with box_of(tmp_path / "w") as box:
+            for domain in ("example.com", "v6.example", "other.example"):
+                answer = await explain(box.app, domain)
+                assert answer["sources"][0]["limits"]
+                cells.append(box.app.table.cells)
+
+    run(work)
+    assert cells[0] == cells[1] == cells[2]
+
+
+def test_rules_by_campaign_and_tenant(tmp_path):
+    shaping = [{"rate": "9/s"}, {"campaign": "*", "tenant": "t", "rate": "5/s"}]
+    answer = ask(tmp_path, {"domain": "example.com"}, shaping=shaping)
+    assert answer["flows"] == [{"campaign": "*", "tenant": "t", "value": "5/s", "origin": "default: shaping[1]"}]
+
+
 def test_all_connections_in_use(tmp_path):
     def prepare(box):
         cell = box.app.table.cell(b"connections:pool:vip")
