@@ -890,7 +890,7 @@ cdef class Engine:
         cdef Queue queue
         cdef Domain domain
         cdef uint32_t r, following
-        for queue in [queue for flow in site.flows.values() for queue in flow.queues]:
+        for queue in [queue for flow in site.flows.values() for queue in flow.queues.values()]:
             r = queue.head
             while r != NIL and most > 0:
                 most -= 1

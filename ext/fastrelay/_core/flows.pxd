@@ -25,7 +25,7 @@ cdef class Flow:
     cdef readonly Py_ssize_t count
     cdef double start           # virtual time at which its next recipient is due
     cdef double step            # virtual time that one recipient takes: 1 / weight
-    cdef list queues            # one for each lane it was in
+    cdef dict queues            # for each lane it was in, by the lane's source
     cdef Py_ssize_t standing    # how many of them are in a heap
     cdef bint common_next       # of its lanes, which is next where both have mail
     cdef readonly int64_t parked_until_ns       # CLOCK_BOOTTIME; 0: it is not parked

@@ -49,7 +49,7 @@ cdef class Flow:
         self.count = 0
         self.start = 0
         self.step = 1
-        self.queues = []
+        self.queues = {}
         self.standing = 0
         self.parked_until_ns = 0
 

@@ -74,7 +74,7 @@ cdef class SiteQueue:
     cdef readonly Py_ssize_t count, urgent
     cdef readonly dict flows
     cdef double virtual[2]              # time of the flow served last; of the transactional ones
-    cdef list parked
+    cdef list parked, resting
     cdef Py_ssize_t empty_flows
     cdef int64_t unpark_ns
     cdef Queue last                     # that a recipient was put into
@@ -135,6 +135,7 @@ cdef class Index:
     cdef int _left(self, Queue queue) except -1
     cdef int _stand(self, Queue queue) except -1
     cdef Queue _top(self, SiteQueue site, Heap heap)
+    cdef int _rest(self, SiteQueue site, Flow flow) except -1
     cdef Queue _first(self, SiteQueue site, Lane own, bint urgent)
     cdef int unpark_flow(self, Flow flow) except -1
     cdef int _unpark(self, SiteQueue site, int64_t now_ns) except -1

@@ -63,6 +63,7 @@ cdef class SiteQueue:
         self.by_source = {}
         self.flows = {}
         self.parked = []
+        self.resting = []
         self.virtual[0] = self.virtual[1] = 0
         self.unpark_ns = 0
         self.empty_flows = 0
@@ -370,14 +371,12 @@ cdef class Index:
         flow = site.flows.get(flow_key(message.priority, message.campaign, message.tenant))
         if flow is None:
             flow = self._new_flow(site, message.priority, message.campaign, message.tenant)
-        for queue in flow.queues:
-            if queue.lane is lane:
-                break
-        else:
+        queue = flow.queues.get(lane.source)
+        if queue is None:
             queue = self.new_queue(READY)
             queue.flow = flow
             queue.lane = lane
-            flow.queues.append(queue)
+            flow.queues[lane.source] = queue
         site.last = queue
         return queue
 
@@ -403,7 +402,7 @@ cdef class Index:
     cdef int _free_flow(self, SiteQueue site, Flow flow) except -1:
         """Forgets an empty flow."""
         cdef Queue queue
-        for queue in flow.queues:
+        for queue in flow.queues.values():
             if queue.at >= 0:
                 queue.lane.heap(flow.kind).remove(queue)
             if site.last is queue:
@@ -412,7 +411,7 @@ cdef class Index:
         if flow.parked_until_ns:
             flow.parked_until_ns = 0
             site.parked.remove(flow)
-        flow.queues = []
+        flow.queues = {}
         site.empty_flows -= 1
         del site.flows[flow_key(flow.kind, flow.campaign, flow.tenant)]
         return 0
@@ -435,7 +434,7 @@ cdef class Index:
             if queue.count == 0 or queue.flow.parked_until_ns:
                 heap.remove(queue)
                 if queue.flow.count == 0 and queue.flow.standing == 0:
-                    self._free_flow(site, queue.flow)
+                    self._rest(site, queue.flow)
             elif queue.key < queue.flow.start:
                 queue.key = queue.flow.start
                 heap.moved(queue)
@@ -443,19 +442,27 @@ cdef class Index:
                 return queue
         return None
 
+    cdef int _rest(self, SiteQueue site, Flow flow) except -1:
+        """Forgets an empty flow, or, if it was served ahead of the others, does so once they have caught up."""
+        if flow.start <= site.virtual[flow.kind == TRANSACTIONAL]:
+            return self._free_flow(site, flow)
+        site.resting.append(flow)
+        return 0
+
     cdef Queue _first(self, SiteQueue site, Lane own, bint urgent):
-        """The queue that is due first in the common lane and another (or None)."""
-        cdef Queue queue = None, common
+        """The queue that is due first in the common lane and another (or None). A flow that has mail in both takes
+        turns, so that neither its retries nor its new mail starve."""
+        cdef Queue queue = None, common = None, other
         if own is not None and own.count:
             queue = self._top(site, own.urgent if urgent else own.others)
-        if site.common.count == 0:
-            return queue
-        common = self._top(site, site.common.urgent if urgent else site.common.others)
-        if queue is None or common is None:
-            return common if queue is None else queue
-        if queue.flow is common.flow:       # neither lane before the other
-            return common if queue.flow.common_next else queue
-        return common if common.flow.start < queue.flow.start else queue
+        if site.common.count:
+            common = self._top(site, site.common.urgent if urgent else site.common.others)
+        if queue is None:
+            return common
+        if common is not None and common.flow.start < queue.flow.start:
+            queue = common
+        other = queue.flow.queues.get(0 if queue.flow.common_next else own.source)
+        return queue if other is None or other.count == 0 else other
 
     cdef uint32_t peek_site(self, SiteQueue site, uint32_t source, int64_t now_ns) except? 0xFFFFFFFF:
         """The next for a session of `source` (number + 1), or NIL: of what prefers that source and what prefers none.
@@ -488,9 +495,10 @@ cdef class Index:
             queue = self._top(site, lane.others)
         if queue is None:
             for flow in site.parked:
-                for queue in flow.queues:
-                    if queue.lane is lane and queue.count:
-                        return self.pop(queue)
+                queue = flow.queues.get(lane.source)
+                if queue is not None and queue.count:
+                    return self.pop(queue)
+            queue = None
         return NIL if queue is None else self.pop(queue)
 
     cdef Flow flow_of(self, SiteQueue site, uint32_t r):
@@ -505,9 +513,14 @@ cdef class Index:
             site.virtual[urgent] = max(site.virtual[urgent], flow.start)
             flow.common_next = not flow.common_next
             flow.start += recipients * flow.step
+            if site.resting:
+                resting, site.resting = site.resting, []
+                for flow in resting:
+                    if flow.count == 0 and flow.standing == 0 and flow.queues:
+                        self._rest(site, flow)
             return 0
         flow.start += recipients * flow.step
-        for queue in flow.queues:
+        for queue in flow.queues.values():
             if queue.at >= 0 and queue.key > flow.start:
                 queue.key = flow.start
                 queue.lane.heap(flow.kind).moved(queue)
@@ -540,12 +553,12 @@ cdef class Index:
         flow.parked_until_ns = 0
         flow.denied = None
         flow.start = max(flow.start, site.virtual[flow.kind == TRANSACTIONAL])
-        for queue in flow.queues:
+        for queue in flow.queues.values():
             if queue.count and queue.at < 0:
                 queue.key = flow.start
                 queue.lane.heap(flow.kind).add(queue)
         if flow.count == 0 and flow.standing == 0:
-            self._free_flow(site, flow)
+            self._rest(site, flow)
         return 0
 
     cdef double _weight(self, Flow flow) except -1:
@@ -602,14 +615,13 @@ cdef class Index:
         cdef Flow flow
         cdef Queue queue
         for flow in site.flows.values():
-            for queue in list(flow.queues):
-                if queue.lane is lane:
-                    if queue.at >= 0:
-                        lane.heap(flow.kind).remove(queue)
-                    if site.last is queue:
-                        site.last = None
-                    flow.queues.remove(queue)
-                    self.free_queue(queue)
+            queue = flow.queues.pop(lane.source, None)
+            if queue is not None:
+                if queue.at >= 0:
+                    lane.heap(flow.kind).remove(queue)
+                if site.last is queue:
+                    site.last = None
+                self.free_queue(queue)
 
     cdef int defer(self, uint32_t r, int64_t due_ms) except -1:
         """Puts a recipient into the wheel until `due_ms` (monotonic)."""
