@@ -837,8 +837,8 @@ cdef class Engine:
         machine is done with it, whatever came of it: refused MAIL without pipelining, a feature the host lacks,
         421, timeout, lost connection) and `connection_lost` (the machine never began it). What was pulled and not given
         to a session (content to be read, or damaged) is given back in `pull`. A process that dies gives nothing back:
-        that errs on the side of sending less. `rcpt_written` is set when the commands are handed out, so octets that were
-        still in our socket buffer count as written.
+        that errs on the side of sending less. `rcpt_written` is set when the commands are handed out, so octets that
+        were still in our socket buffer count as written.
         """
         cdef int64_t now_ns
         if delivery.permits and not delivery.transaction.rcpt_written:

@@ -10,9 +10,9 @@ deficit round robin, which was the other choice, weights of 1000 would make burs
 window. A decision costs a few steps in a heap of the flows of a site (at most FLOWS_PER_SITE), whatever their length.
 
 A flow has a queue for each *lane*: the common one, and one for each source that retries prefer. A session serves its
-source's lane and the common one as one: the flow that is due first, in whichever of the two it has mail. All queues of a
-flow share its virtual time, so a campaign gets its share once, and neither lane starves the other. A queue whose flow was
-served in another lane is put right when it comes to the top of its heap.
+source's lane and the common one as one: the flow that is due first, and where it has mail in both, by turns. All queues
+of a flow share its virtual time, so a campaign gets its share once, and neither lane starves the other. A queue whose
+flow was served in another lane is put right when it comes to the top of its heap.
 
 Empty flows stay until they would be served (by then they owe nothing and are owed nothing), until the room is
 needed, or until the site is empty.

@@ -137,8 +137,8 @@ cpdef bytes encode_record(int64_t accepted_ms, int flags, int priority, bytes re
     """One record; the place of the content is left zero for the group commit.
 
     `recipient_parameters` is None or a list as long as `recipients` (bytes or None each). Names (campaign,
-    tenant, pool) are cut at 255 octets, the rest must fit 65,535. `accepted_ms` and `not_before_ms` are milliseconds since the epoch (0: at once), `expire_s`
-    seconds from acceptance on (0: as its class says).
+    tenant, pool) are cut at 255 octets, the rest must fit 65,535. `accepted_ms` and `not_before_ms` are milliseconds
+    since the epoch (0: at once), `expire_s` is seconds from acceptance on (0: as its class says).
     """
     cdef Head head
     cdef Times times
@@ -151,8 +151,8 @@ cpdef bytes encode_record(int64_t accepted_ms, int flags, int priority, bytes re
     pool = pool[:255]
     client = client[:255]
     memset(&head, 0, sizeof(Head))
-    size = (sizeof(Head) + (sizeof(Times) if timed else 0) + len(reverse_path) + len(mail_parameters) + len(campaign) + len(tenant) + len(pool)
-            + len(client) + len(helo) + len(prefix))
+    size = (sizeof(Head) + (sizeof(Times) if timed else 0) + len(reverse_path) + len(mail_parameters)
+            + len(campaign) + len(tenant) + len(pool) + len(client) + len(helo) + len(prefix))
     head.fixed_length = <uint32_t> size
     for i in range(count):
         address = recipients[i]
