@@ -343,7 +343,16 @@ def _assignments(config: Config, rules: Rules) -> None:
     ]
     if config.listeners.metrics is not None and config.listeners.metrics.mail != Assignment():
         rules.problem("listeners.metrics.mail", "no mail comes in here", "write it at a listener below smtp")
+    seen: list[str] = []
     for pattern, assignment in config.senders.items():
+        hidden = next((earlier for earlier in seen if _covers(earlier, pattern)), None)
+        if hidden is not None:
+            rules.warn(
+                f"senders.{pattern}",
+                f"is already matched by {hidden} in line {rules.line(f'senders.{hidden}')}, and the first match wins",
+                "move it up",
+            )
+        seen.append(pattern)
         if assignment == Assignment():
             rules.warn(f"senders.{pattern}", "says nothing", "add pool, campaign, tenant or priority, or remove it")
         named.append((f"senders.{pattern}", assignment))
@@ -359,6 +368,11 @@ def _assignments(config: Config, rules: Rules) -> None:
                 f"tenant {assignment.tenant!r} may not use pool {assignment.pool!r}",
                 f"add it to tenants.{assignment.tenant}.pools, or write one of {', '.join(tenant.pools)}",
             )
+
+
+def _covers(pattern: str, other: str) -> bool:
+    """Whether a domain pattern matches all that another one does."""
+    return pattern == "*" or (pattern.startswith("*.") and other.endswith(pattern[1:]))
 
 
 def _fairness(config: Config, rules: Rules) -> None:

@@ -319,6 +319,13 @@ WARNINGS = {
         S + "tenants: {acme: {}}\nfairness: {tenants: {acne: 3}}", "fairness.tenants.acne", "not listed",
     ),
     "sender without an assignment": (S + "senders: {x.example: {}}", "senders.x.example", "nothing"),
+    "sender behind everybody": (
+        S + "senders: {'*': {pool: default}, x.example: {campaign: y}}", "senders.x.example", "first match",
+    ),
+    "sender behind its parent": (
+        S + "senders: {'*.x.example': {pool: default}, '*.y.x.example': {campaign: y}}", "senders.*.y.x.example",
+        "matched by *.x.example",
+    ),
     "weight of transactional mail": (
         S + "fairness: {transactional: {weight: 5}}", "fairness.transactional.weight", "always goes first",
     ),
@@ -348,6 +355,8 @@ def test_warnings(name):
         "providers: {other: {rate: 3/s}}",
         S + "shaping: [{rate: 5/s}, {connections: 5}]",
         S + "providers: {mine: {suffixes: [google.com]}, google: {rate: 5/s}}",
+        S + "senders: {x.example: {pool: default}, y.example: {pool: default}, '*.x.example': {pool: default},"
+        " '*': {campaign: y}}",
         H + "shaping: [{source: default, rate: 5/s}]",  # the name of the system's choice
         S + "shaping: [{campaign: 'a b, c', tenant: '*', rate: 5/s}]",
         WARM + "template: responsys\n    time_zone: utc\n    per: day",
