@@ -210,7 +210,10 @@ def merged(curves: Sequence[Curve]) -> Curve:
     total: Curve = []
     slope, amount, last = 0.0, 0.0, 0.0
     for at in sorted({*slopes, *jumps}):
-        amount += slope * (at - last) + jumps.get(at, 0.0)
+        amount += slope * (at - last)
+        if at in jumps:
+            total.append((at, amount))
+            amount += jumps[at]
         slope += slopes.get(at, 0.0)
         last = at
         total.append((at, max(amount, total[-1][1] if total else 0.0)))

@@ -211,7 +211,7 @@ def _settle(bounds: list[Bound], active: list[Cell]) -> None:
                         most = other.level * weight
                 limits.append((most, weight, coefficient))
             level = _water(bound, limits)
-            if level != bound.level and not abs(level - bound.level) <= 1e-6 * level:
+            if not math.isclose(level, bound.level, rel_tol=1e-6):
                 bound.level, changed = level, True
         if not changed:
             return

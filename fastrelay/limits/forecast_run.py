@@ -19,8 +19,7 @@ from fastrelay.limits.stages import Tally
 from fastrelay.limits.warming import LONGEST_SHARE, MARGIN_SHARE, SHORTEST_PART
 
 DAY_SECONDS = 86400.0
-QUANTUM_SECONDS = 5.0  # events closer than this, and than the share below of the time that passed, are one
-QUANTUM_SHARE = 1e-4
+QUANTUM_SECONDS = 1e-3  # events closer than this are one; what flows meanwhile is too much by that
 MOST_CURVES = 3000  # cells of which the curve is kept, and not only beginning, end and sum
 PARTS = 50  # of a campaign that is handed in over some time
 TICK_SECONDS = 0.5  # what the governor is late, on average
@@ -62,9 +61,9 @@ class Runner:
         while self._now < self.horizon and self._unfinished():
             following = self._agenda.next_at()
             if following > self.horizon:
+                self._now = self.horizon
                 break
-            quantum = min(QUANTUM_SECONDS, following * QUANTUM_SHARE)
-            due = self._agenda.due(following + quantum)
+            due = self._agenda.due(following + QUANTUM_SECONDS)
             self._now = max(self._now, due[-1][0])
             for _, what, stamp in due:
                 self._happen(what, stamp)
@@ -88,6 +87,7 @@ class Runner:
         elif isinstance(what, Site):
             if what.stamp == stamp:
                 self._bring_site(what)
+                self._sites[id(what)] = what  # its rate may stay, and it goes on with the campaign alone
                 self._mark(what.cells)
         elif isinstance(what, Gauge):
             if what.stamp == stamp:
