@@ -70,10 +70,12 @@ USUAL_SHARE = 0.03  # before anything is learnt
 USUAL_LEAST = 0.002
 USUAL_LEARNT = 0.05
 USUAL_MOST = 0.5  # where the rate is not to blame
-SMELL_SHARE = 0.15  # above the usual one at least, among some hundred attempts
+SMELL_SHARE = 0.2  # above the usual one at least, among some hundred attempts
+SMELL_FEW_SHARE = 0.5  # among fewer
 SMELL_TRIAL_SHARE = 0.01  # in a whole trial
 SMELL_SIGMAS = 5.0
 SMELL_ATTEMPTS = 30
+SMELL_SURE_ATTEMPTS = 100
 SMELL_WINDOW = 400  # attempts
 
 
@@ -124,7 +126,8 @@ class Smell:
         self._deferred += deferred
         if self._attempts < SMELL_ATTEMPTS:
             return False
-        if self.exceeds(self._attempts, self._deferred, SMELL_SHARE):
+        by = SMELL_SHARE if self._attempts >= SMELL_SURE_ATTEMPTS else SMELL_FEW_SHARE
+        if self.exceeds(self._attempts, self._deferred, by):
             if blameless:
                 self.usual = min(self._deferred / self._attempts, USUAL_MOST)
             self.clear()

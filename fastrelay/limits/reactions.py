@@ -1,9 +1,9 @@
 """A worker's side of back-off: which rule a refusal fires, and what is done here and now.
 
 The supervisor decides (backoff.py) and hears of every rule that fired; for each rule, source and place a few times in
-REPORT_SECONDS at most, then with what came together. That takes a moment, in which a quick worker would run into some thousand more
-refusals, so the worker at once slows the source down through the shared table, and keeps it from the place where the
-rule says so; what the supervisor then tells takes the place of that.
+REPORT_SECONDS at most, then with what came together. That takes a moment, in which a quick worker would run into some
+thousand more refusals, so the worker at once slows the source down through the shared table, and keeps it from the
+place where the rule says so; what the supervisor then tells takes the place of that.
 
 Known faults: a site of no known provider has an adaptive rule only after the supervisor has said so, a second later.
 A state that the supervisor sent just before it heard of a suspension lifts that for as long as the next one takes.
