@@ -309,7 +309,10 @@ def test_a_block_is_used_only_when_it_is_on_disk(table: Table) -> None:
     assert gate.denied is rule
     assert SECOND < gate.retry_at_ns < 2 * SECOND
     assert disk.totals == {(rule.name, 1): 5}
-    assert (rule.left, rule.pending, gate.available(SECOND)) == (0, 5, 0)
+    assert (rule.left, rule.pending) == (0, 5)
+    assert rule.look(SECOND) < 0
+    assert gate.available(SECOND) == 0
+    assert gate.soon(SECOND) == 1000  # a warm source leaves so many to this one
     disk.commit()
     assert gate.permit(3, SECOND, False) == 3
     assert gate.permit(3, SECOND, False) == 2  # and the next block is on its way
@@ -318,6 +321,10 @@ def test_a_block_is_used_only_when_it_is_on_disk(table: Table) -> None:
     gate.unused(2)
     assert rule.left == 7
     assert table.cap_used(rule.cell) == 10
+    assert (gate.available(SECOND), gate.soon(SECOND)) == (7, 997)
+    assert Gate([rate(table, b"rate:relay", 1, 3), rule]).soon(SECOND) == 3
+    table.set_cap(rule.cell, 1, 0)
+    assert gate.soon(SECOND) == 0
 
 
 def test_the_commit_of_a_block_wakes_who_waits(table: Table) -> None:

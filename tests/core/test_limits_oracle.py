@@ -255,3 +255,89 @@ def test_sites_of_a_backlog_have_their_turns() -> None:
         used, by_site = backlog(path, [(SECOND // 5, 3)], 200, 10, 1)
     assert used > 980
     assert max(by_site) - min(by_site) < 60  # of about 50, taken as 1 or 5 at a time
+
+
+# --- waiting ---
+
+WAITS = st.lists(
+    st.one_of(
+        st.tuples(st.just("wait"), st.integers(0, 7), st.integers(0, 3), st.booleans()),
+        st.tuples(st.just("forget"), st.integers(0, 7)),
+        st.tuples(st.just("pause"), st.integers(0, 3 * SECOND)),
+        st.tuples(st.just("take"), st.integers(0, 3), st.integers(1, 5)),
+        st.tuples(st.just("all")),
+    ),
+    max_size=80,
+)
+
+
+class Lines:
+    """Who waits for which rule, as lists."""
+
+    def __init__(self, rules: int) -> None:
+        self.lines: list[dict[bool, list[int]]] = [{True: [], False: []} for _ in range(rules)]
+
+    def leave(self, site: int) -> None:
+        for line in self.lines:
+            for sites in line.values():
+                if site in sites:
+                    sites.remove(site)
+
+    def wait(self, site: int, rule: int, urgent: bool) -> None:
+        if site not in self.lines[rule][urgent]:
+            self.leave(site)
+            self.lines[rule][urgent].append(site)
+
+    def order(self, rule: int) -> list[int]:
+        return self.lines[rule][True] + self.lines[rule][False]
+
+    def total(self) -> int:
+        return sum(len(self.order(rule)) for rule in range(len(self.lines)))
+
+
+@given(WAITS)
+@settings(max_examples=300, deadline=None)
+def test_waiting_against_lists(steps: list[tuple]) -> None:
+    with path_for_table() as path:
+        table = Table.create(path, slots=1, boot_id="b", now_ns=0, capacity=64)
+        rules = [Rule(table, b"rate:%d" % n, SECOND * (n + 1) // 2, n + 1) for n in range(4)]
+        waiting, lines, now = Waiting(), Lines(4), SECOND
+
+        def due() -> int:
+            room = [rule.look(now) for rule in rules]
+            woken = waiting.due(now)
+            for n, rule in enumerate(rules):
+                mine = [site for site in woken if site in lines.order(n)]
+                assert mine == lines.order(n)[: len(mine)]  # in turn
+                assert len(mine) <= max(room[n], 0)  # and no more than there are permits
+                assert rule.waiters == len(lines.order(n)) - len(mine)
+            for site in woken:
+                lines.leave(site)
+            assert waiting.next_ns() > now
+            return len(woken)
+
+        for what, *how in steps:
+            if what == "wait":
+                site, n, urgent = how
+                wait = min(rules[n].look(now), 0)
+                waiting.wait(rules[n], site, now - wait, urgent)
+                lines.wait(site, n, urgent)
+            elif what == "forget":
+                waiting.forget(*how)
+                lines.leave(*how)
+            elif what == "pause":
+                now += how[0]
+            elif what == "take":
+                Gate([rules[how[0]]]).permit(how[1], now, True)
+            else:
+                assert sorted(waiting.wake_all()) == sorted(site for n in range(4) for site in lines.order(n))
+                lines = Lines(4)
+            due()
+            assert len(waiting) == lines.total()
+        # Nobody takes anything any more: all are woken, each at most at its turn.
+        for _ in range(1000):
+            if not lines.total():
+                break
+            now = waiting.next_ns()
+            due()
+        assert lines.total() == 0

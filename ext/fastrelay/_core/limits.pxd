@@ -55,6 +55,7 @@ cdef class Rule:
     cdef void untake(self, int32_t n) noexcept
     cdef int give_back(self, int32_t n, int64_t taken_ns, int64_t now_ns) except -1
     cdef int _trim(self) except -1
+    cdef int64_t room(self, int64_t now_ns) except? 0
     cpdef int64_t look(self, int64_t now_ns, bint urgent=*) except? 0
     cdef int64_t _take_rate(self, int32_t most, int64_t now_ns) noexcept
     cdef int64_t _take_cap(self, int32_t most, int64_t now_ns) except? 0

@@ -276,16 +276,13 @@ cdef class Rule:
         """What a take would give now (above 0), or the ns to wait, negative. A cap begins its next block, if it needs
         one; a rate is not touched."""
         cdef int64_t burst, emission_ns
-        cdef uint32_t period
-        cdef int64_t cap, used
         if self.kind_number == CAP:
             if not self._in_period(now_ns):
                 return -LOOK_NS
             if self.left <= 0:
                 self._next_block()
-            used = self.table.cap_state(self.cell, &period, &cap)
             if self.left > 0:
-                return self.left + max(cap - used, 0)
+                return self.left
             return -COMMIT_NS if self.pending else -LOOK_NS
         if not urgent and self.table.others_want(self.cell, self.slot, now_ns):
             return -self._interval()
@@ -293,6 +290,17 @@ cdef class Rule:
         if emission_ns == 0:
             return -UNSET_NS if self.kind_number == SPREAD else INT32_MAX
         return self.table.look(self.cell, now_ns, emission_ns, burst)
+
+    cdef int64_t room(self, int64_t now_ns) except? 0:
+        """As look(), but all that is left of a cap, as far as this worker can tell: it waits for the disk at most."""
+        cdef uint32_t period
+        cdef int64_t cap, used
+        if self.kind_number != CAP:
+            return self.look(now_ns)
+        if not self._in_period(now_ns):
+            return 0
+        used = self.table.cap_state(self.cell, &period, &cap)
+        return self.left + self.pending + max(cap - used, 0)
 
     def __repr__(self):
         return f"<Rule {self.kind} {self.name!r} {self.reason}>"
@@ -368,7 +376,7 @@ cdef class Gate:
         return 0
 
     cpdef int available(self, int64_t now_ns) except? -1:
-        """How many units all rules would give now; nothing is taken. INT32_MAX where no rule limits."""
+        """How many units permit() would give now at most; nothing is taken. INT32_MAX where no rule limits."""
         cdef int64_t n = INT32_MAX, got
         cdef int i
         for i in range(self.count):
@@ -379,18 +387,12 @@ cdef class Gate:
         return <int>n
 
     cpdef int soon(self, int64_t now_ns) except? -1:
-        """As `available`, with what caps give once the block that is on its way is on the disk: what other sources leave
+        """As `available`, with all that is left of a cap, though it must be reserved first: what other sources leave
         to a cold one."""
-        cdef int64_t n = INT32_MAX, got, cap
-        cdef uint32_t period
+        cdef int64_t n = INT32_MAX, got
         cdef int i
-        cdef Rule rule
         for i in range(self.count):
-            rule = <Rule>PyTuple_GET_ITEM(self.rules, i)
-            got = rule.look(now_ns)
-            if rule.kind_number == CAP and rule.left <= 0 and rule.pending:
-                got = rule.table.cap_state(rule.cell, &period, &cap)
-                got = rule.pending + max(cap - got, 0)
+            got = (<Rule>PyTuple_GET_ITEM(self.rules, i)).room(now_ns)
             if got <= 0:
                 return 0
             n = min(n, got)
