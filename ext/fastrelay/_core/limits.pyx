@@ -376,19 +376,8 @@ cdef class Gate:
         return 0
 
     cpdef int available(self, int64_t now_ns) except? -1:
-        """How many units permit() would give now at most; nothing is taken. INT32_MAX where no rule limits."""
-        cdef int64_t n = INT32_MAX, got
-        cdef int i
-        for i in range(self.count):
-            got = (<Rule>PyTuple_GET_ITEM(self.rules, i)).look(now_ns)
-            if got <= 0:
-                return 0
-            n = min(n, got)
-        return <int>n
-
-    cpdef int soon(self, int64_t now_ns) except? -1:
-        """As `available`, with all that is left of a cap, though it must be reserved first: what other sources leave
-        to a cold one."""
+        """How many units all rules let through now, with all that is left of a cap, though it must be reserved first:
+        what other sources leave to a cold one. Nothing is taken. INT32_MAX where no rule limits."""
         cdef int64_t n = INT32_MAX, got
         cdef int i
         for i in range(self.count):
@@ -397,6 +386,10 @@ cdef class Gate:
                 return 0
             n = min(n, got)
         return <int>n
+
+    cpdef int soon(self, int64_t now_ns) except? -1:
+        """The same as `available`."""
+        return self.available(now_ns)
 
     def __len__(self):
         return self.count
