@@ -107,7 +107,7 @@ def rules_of(config: Config) -> RuleSet:
     built_in = backoff.built_in
     if backoff.rules is not None:
         try:
-            own = load_rules(backoff.rules, config.providers)
+            own = load_rules(backoff.rules, config.providers, timed=False)
         except ConfigError as error:
             for problem in error.problems:
                 log.error("%s", problem)
