@@ -195,7 +195,7 @@ def look_or_say(watch: Watch) -> View | None:
     try:
         found = watch.look()
     except (NoRelay, ControlLost, ControlError) as error:
-        watch.frame.problem = f"{error} (trying again; q quits)"
+        watch.frame.problem = f"trying again, q quits: {error}"
         return None
     watch.frame.problem = ""
     return found
