@@ -13,6 +13,7 @@ import msgspec
 
 from fastrelay._core.engine import Engine
 from fastrelay._core.index import Index
+from fastrelay._core.limits import NEVER_NS
 from fastrelay._core.record import Record
 from fastrelay._core.slab import Slab
 from fastrelay._core.table import Table
@@ -20,11 +21,15 @@ from fastrelay._core.transaction import Timeouts
 from fastrelay._core.wheel import Wheel
 from fastrelay.clock import Clock
 from fastrelay.config.schema import Config
+from fastrelay.deliver.connections import Connections
 from fastrelay.deliver.hosts import DeadHosts
 from fastrelay.deliver.source import Source
 from fastrelay.ingest.balance import Balance
 from fastrelay.ingest.headers import HeaderNames
 from fastrelay.ingest.listener import Listener
+from fastrelay.limits.durable import Reservations
+from fastrelay.limits.gates import Gates
+from fastrelay.limits.shape import DEFAULT_POOL
 from fastrelay.metrics import names
 from fastrelay.metrics.meters import Meters
 from fastrelay.outcome.settle import Settler
@@ -43,6 +48,7 @@ LAST_TURNS = 100
 DUE_SLICE = 2000
 READY_TOGETHER_SECONDS = 10.0  # a worker that is later than this gets its clients later
 READY_POLL_SECONDS = 0.02
+TIMER_SLACK_SECONDS = 0.0005  # a timer that fires just before its permit is there would fire twice
 
 
 class App:
@@ -65,6 +71,12 @@ class App:
         self.connecting = 0
         self.opened_by_source: Counter[int] = Counter()  # connections opened since the start
         self.hosts = DeadHosts()
+        self.connections = Connections(self)
+        self.gates = Gates(self)
+        self.reservations: Reservations | None = None  # of caps, in our own spool
+        self._limits_timer: asyncio.TimerHandle | None = None
+        self._limits_armed_ns = NEVER_NS
+        self._turn = 0
         self.power_marks: list[int] = []
         self.suspects: list[dict[int, list[int]]] = []
         self.index = Index(Wheel(int(clock.monotonic() * 1000)))
@@ -85,6 +97,7 @@ class App:
             hot_bytes=config.delivery.hot_cache_bytes // slots,
             expire_ms=int(config.retry.expire_seconds * 1000),
         )
+        self.engine.waiting.on_sooner = self.arm_limits
         self._configure()
         self.router = self._router(None)
         self.balance = Balance(self)
@@ -105,15 +118,20 @@ class App:
         self.sources = {}
         for one in config.sources:
             number = self.source_numbers.setdefault(one.name, len(self.source_numbers))
-            self.sources[one.name] = Source(number, one.name, one.address, (one.ehlo or config.hostname).encode())
+            overflow = config.warmup[one.warmup].overflow if one.warmup else True
+            ehlo = (one.ehlo or config.hostname).encode()
+            self.sources[one.name] = Source(number, one.name, one.address, ehlo, one.warmup or "", overflow)
         if not self.sources:
             number = self.source_numbers.setdefault("default", len(self.source_numbers))
             self.sources["default"] = Source(number, "default", "", config.hostname.encode())
-        pool = config.pools.get("default")
-        self.pool_sources = [self.sources[name] for name in pool] if pool else list(self.sources.values())
-        self.index.lanes = frozenset(source.number + 1 for source in self.pool_sources)
+        self._by_number = {source.number: source for source in self.sources.values()}
+        self._pools = {name: [self.sources[one] for one in members] for name, members in config.pools.items()}
+        self._pools.setdefault(DEFAULT_POOL, list(self.sources.values()))
+        self.gates.configure()
+        self.index.lanes = frozenset(source.number + 1 for source in self.sources.values())
         for queue in self.board.sites.values():
             self.index.release_lanes(queue)
+            queue.pool.configure(self.clock.monotonic())
         self.connection_limit = max(1, config.delivery.connections // self.slots)
         waits = config.delivery.timeouts
         self.timeouts = Timeouts(
@@ -160,6 +178,7 @@ class App:
         """
         os.makedirs(os.path.join(self.state_dir, "spool"), mode=0o700, exist_ok=True)
         self.recovery.open(f"w{self.slot}")
+        self.reservations = Reservations(self.own_spool)
         self.event_log = EventLog(
             os.path.join(self.state_dir, "events", f"w{self.slot}.jsonl"),
             set_log_fd=self._set_log_fd,
@@ -183,6 +202,8 @@ class App:
     def set_limits(self, state: dict[str, Any]) -> None:
         """What the governor decided (limits/governor.py, `state`): back-offs, and where warm-up stands."""
         self.limits_state = state
+        self.gates.set_governed(state)
+        self.board.set_backoffs(state.get("backoffs", []))
 
     def _accept_with_the_others(self, latest: float) -> None:
         """Takes clients once every worker is ready (or some are late): the first one up would get them all.
@@ -245,8 +266,9 @@ class App:
 
     async def close(self) -> None:
         """Cuts what is still open and closes the spools; the in-flight file keeps what was cut."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._limits_timer):
+            if timer is not None:
+                timer.cancel()
         for queue in self.board.sites.values():
             await queue.pool.cancel()
         for session in list(self.sessions):
@@ -261,6 +283,7 @@ class App:
         for task in list(self._background):
             task.cancel()
         self.balance.stop()
+        self.gates.close()
         for spool in self.engine.spools:
             spool.close()
         for inflight in self.engine.inflights:
@@ -274,6 +297,7 @@ class App:
         self._configure()
         self.listener.configure()
         self.router = self._router(self.router.sites)
+        self.engine.waiting.wake_all()  # the rules they wait for may be others now; all are woken below
         for domain in list(self.index.domains.values()):
             domain.route_expires = 0.0
             if domain.pending.count:
@@ -299,6 +323,7 @@ class App:
         if self._ticks % SWEEP_TICKS == 0:
             self.board.sweep(now)
         self.engine.wake_dirty(now)
+        self.arm_limits()
 
     def _second(self, now: float) -> None:
         self._end_if_spool_is_dead()
@@ -308,6 +333,7 @@ class App:
                 session.leave(now)
             else:
                 session.tick(now)
+        self.connections.second(now)
         self.listener.tick(now)
         self.meters.refresh(self, now)
         self.own_spool.housekeep(self.config.spool.reserve_bytes)
@@ -337,7 +363,40 @@ class App:
         self._wake_scheduled = False
         self.engine.wake_dirty(self.clock.monotonic())
 
+    def arm_limits(self) -> None:
+        """One timer for whatever permit comes next; the tick would see it too, but later."""
+        at_ns = self.engine.next_limit_ns()
+        if at_ns >= self._limits_armed_ns or self.draining:
+            return
+        if self._limits_timer is not None:
+            self._limits_timer.cancel()
+        seconds = max(0.0, (at_ns - self.clock.boottime_ns()) / 1e9)
+        self._limits_armed_ns = at_ns
+        self._limits_timer = asyncio.get_running_loop().call_later(seconds + TIMER_SLACK_SECONDS, self._limits_due)
+
+    def _limits_due(self) -> None:
+        """Wakes as many sites as there are permits for."""
+        if self._limits_timer is not None:
+            self._limits_timer.cancel()
+            self._limits_timer = None
+        self._limits_armed_ns = NEVER_NS
+        self.engine.wake_dirty(self.clock.monotonic())
+        self.arm_limits()
+
     # -- what parts ask -----------------------------------------------------------------------------------------------
+
+    def sources_of(self, pool: str) -> list[Source]:
+        """The sources of a pool; none where the configuration does not have it any more."""
+        return self._pools.get(pool or DEFAULT_POOL, [])
+
+    def source_at(self, number: int) -> Source:
+        """The source of a number; KeyError for one that was removed."""
+        return self._by_number[number]
+
+    def next_turn(self) -> int:
+        """A number that grows: whose turn it is where many are equal."""
+        self._turn += 1
+        return self._turn
 
     def record(self, spool: int, msgid: int) -> Record | None:
         """The record of a message on disk, or None."""
@@ -434,6 +493,8 @@ class Cold:
         self.expire = board.expire
         self.suspended = board.suspended
         self.pump = board.pump
+        self.gate = app.gates.gate
+        self.flow_rules = app.gates.flow_rules
         self.settle = settler.settle
         self.settle_part = settler.settle_part
         self.forget = settler.states.forget

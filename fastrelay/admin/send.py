@@ -49,7 +49,7 @@ async def send_test_message(app: App, to: str, *, source: str | None, reverse_pa
         raise SendError(f"{to!r} is no mailbox: give local-part@domain")
     if source is not None and source not in app.sources:
         raise SendError(f"no source is named {source!r}; there are: {', '.join(app.sources)}")
-    chosen = app.sources[source] if source is not None else app.pool_sources[0]
+    chosen = app.sources[source] if source is not None else app.sources_of("default")[0]
     talk = Dialogue(app)
     now = app.clock.monotonic()
     route = await app.router.resolve(domain, now)

@@ -238,11 +238,4 @@ class Viewer:
         site = domain.site
         if site is None:
             return "dns", "its route is about to be looked up again", None
-        reason = app.board.site_reason(site, now)
-        if site.backoff_until > now:
-            return reason, site.detail, round(site.backoff_until - now, 1)
-        if reason == "ready":
-            return "ready", f"{site.ready()} recipients are ready for {site.key}; it is among the next", None
-        if reason == "spool_blocked":
-            return reason, "outcomes can't be written to disk, so nothing is sent; see the relay's log", None
-        return reason, site.detail, None
+        return app.board.why_site(site, now)

@@ -1,358 +1,251 @@
-"""The pool of one site: how many connections, from which source, to which host.
+"""The pool of one site queue: how many connections, from which source, to which host.
 
-Connections grow with what is ready, up to `connections_per_site` for each source, counted over all workers in the
-shared table. A host that can't be used is remembered for a while (hosts.py), the next one by preference is tried, and
-when none is left the site backs off; that burns no attempt of any message.
+Connections grow with what is ready, as far as permits and places go (limits/gates.py, connections.py), from the sources
+of the queue's pool (choice.py). A host that can't be used is remembered for a while (hosts.py), the next one by
+preference is tried, and when none is left the site backs off (trouble.py); that burns no attempt of any message.
 
     reason            what the head of the site's queue waits for
     ready             a session that is free, or being opened
-    connection_limit  the site's connections are all in use
+    connection_limit  a place for a connection; `detail` names the limit that is used up
+    rate_limit        a permit of a rate; `detail` names the rule
+    warmup_cap        a permit of a cold source's day, where nothing may overflow
+    provider_backoff  a source that a rule about replies holds or slows down
     connect_backoff   no host of the site could be used; `detail` says what happened
     no_source         no source of this host can reach any of its addresses
     suspended         an operator holds every source that could send to it
 
-Known faults: sources are chosen by fewest open connections; limits by rate come with the limits module.
+Known faults: none.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from fastrelay._core.client import SmtpClient
 from fastrelay._core.session import Session
 from fastrelay.deliver.body import stream_body
-from fastrelay.deliver.source import Source, open_socket
+from fastrelay.deliver.choice import Choice, Obstacle, refusal_of
+from fastrelay.deliver.connect import ConnectFailure, Opening, connect
+from fastrelay.deliver.connections import Counter, Counters
+from fastrelay.deliver.source import Source
+from fastrelay.deliver.trouble import Trouble
 
 if TYPE_CHECKING:
+    from fastrelay._core.limits import Rule
     from fastrelay.app import App
+    from fastrelay.limits.gates import Passage
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.25  # how soon to ask again for a connection that another worker holds
+POLL_SECONDS = 0.25  # the least time before a site that nobody can send to is looked at again
 MESSAGES_BEFORE_ONE_MORE = 4  # a further connection is opened for so many ready recipients
-LANE_SLICE = 1000
 BLOCKED_SECONDS = 1.0  # how soon to look again while outcomes can't be written
-NEVER = (0.0, "")
-HOST_NEVER_TAKES_MAIL = 521  # RFC 7504
-UNFIT_SECONDS = 60.0  # a source that can't send to this site is passed over for so long
+
+
+class Growth:
+    """One look at how many connections there should be, and what was in the way."""
+
+    __slots__ = ("at_ns", "full", "now_ns", "refused", "rule", "wanted")
+
+    def __init__(self, wanted: int, now_ns: int) -> None:
+        self.wanted = wanted  # connections being opened, at the end
+        self.now_ns = now_ns
+        self.refused: set[int] = set()  # numbers of sources that may open no more now
+        self.full: dict[Counter, None] = {}
+        self.rule: Rule | None = None  # of those that deny, the one that permits first
+        self.at_ns = 0
+
+    def deny(self, refusal: tuple[Rule, int] | None) -> None:
+        if refusal is not None and (self.rule is None or refusal[1] < self.at_ns):
+            self.rule, self.at_ns = refusal
 
 
 class Pool:
-    """All sessions of this worker to one site."""
+    """All sessions of this worker to one site for one pool of sources."""
 
     def __init__(self, app: App, site_queue: Any) -> None:
         self._app = app
         self.site_queue = site_queue
+        self.choice = Choice(app, site_queue)
+        self.trouble = Trouble(app, self)
         self.sessions: set[Session] = set()
         self.connecting = 0
-        self.open_by_source: dict[int, int] = {}
-        self.failures = 0
+        self.open_by_source: dict[int, int] = {}  # connections open or being opened
+        self.offered: list[Counter] = []  # places for which this site was woken
         self.last_used = app.clock.monotonic()
-        self._cells: dict[int, int] = {}
+        self.tails: dict[tuple[int, str, str], bytes] = {}
+        self._openings: dict[Session, tuple[Opening, asyncio.Future[str]]] = {}
+        self._waits: list[Counter] = []
+        self._obstacle: Obstacle | None = None  # of all sources, when that was looked at last
+        self._connecting_by_source: dict[int, int] = {}
+        self._places: dict[Session, Counters] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._waiting: dict[Session, asyncio.Future[str]] = {}
-        self._tails: dict[tuple[int, str, str], bytes] = {}
-        self._unfit: dict[int, tuple[float, str]] = {}  # source number: until when, and why
 
     # -- growing ----------------------------------------------------------------------------------------------------
 
     def pump(self, now: float) -> None:
         """Opens as many connections as what is ready calls for and the limits allow."""
+        try:
+            self._pump(now)
+        finally:
+            if self.offered:
+                offered, self.offered = self.offered, []
+                self._app.connections.pass_on(offered)
+
+    def _pump(self, now: float) -> None:
         app, queue = self._app, self.site_queue
         ready = queue.ready()
         self.last_used = now
-        if not ready or app.draining:
-            return
-        if queue.backoff_until > now:
+        if not ready or app.draining or queue.backoff_until > now:
             return
         if app.own_spool.settle_blocked:
             app.wake_later(queue, now + BLOCKED_SECONDS)
             return
-        sources = self._usable(now)
-        if not sources:
-            self._no_source(now)
+        usable = self.choice.usable(now)
+        if not usable:
+            self._stand_back(now)
             return
+        now_ns = app.clock.boottime_ns()
         if queue.by_source:
-            self._release_lanes(sources)
-        opened = len(self.sessions)
-        most = app.config.delivery.connections_per_site * len(sources)
-        wanted = min(-(-ready // MESSAGES_BEFORE_ONE_MORE), most - opened)
-        if wanted <= 0:
-            self._at_limit(opened)
-        while self.connecting < wanted:
-            source = self._choose_source(sources)
-            if source is None:
-                self._at_limit(opened)
-                if not opened and not self.connecting:
-                    app.wake_later(queue, now + POLL_SECONDS)
-                break
-            queue.reason, queue.detail = "ready", ""
-            self._open(source)
+            self.choice.release_lanes(usable, now_ns)
+        cold, warm, permits = self.choice.split(usable, now_ns)
+        self._keep_cold_first(cold, warm, now)
+        wanted = self.trouble.most_wanted(-(-ready // MESSAGES_BEFORE_ONE_MORE), now)
+        growth = Growth(wanted, now_ns)
+        self._grow(cold, growth)
+        if warm and (ready > permits or self.choice.waited_for(warm)):
+            self._grow(warm, growth)
+        self._wait(growth)
 
-    def _at_limit(self, opened: int) -> None:
-        self.site_queue.reason = "connection_limit"
-        self.site_queue.detail = f"{opened} connections to this site are open in this worker, the limit is in use"
+    def _stand_back(self, now: float) -> None:
+        """No source may send here: says why, and when that is looked at again."""
+        obstacle = self.choice.first_obstacle(now)
+        self._obstacle = obstacle
+        self.site_queue.reason, self.site_queue.detail = obstacle.reason, obstacle.detail
+        if obstacle.reason == "no_source" and obstacle.until is not None:  # other ends are told to the board
+            self._app.wake_later(self.site_queue, max(obstacle.until, now + POLL_SECONDS))
 
-    def _usable(self, now: float) -> list[Source]:
-        """The sources that may send to this site now."""
-        app = self._app
-        if not self._unfit and not app.board.suspensions:
-            return app.pool_sources
-        return [
-            one for one in app.pool_sources if self._unfit.get(one.number, NEVER)[0] <= now and not self.held(one.name)
-        ]
-
-    def held(self, source: str) -> bool:
-        """Whether an operator holds a source, for this site's provider at least."""
-        return self._app.board.source_held(source, self.site_queue.provider) is not None
-
-    def _no_source(self, now: float) -> None:
-        """Every source is held or unfit: says why, and when that is looked at again."""
-        app, queue = self._app, self.site_queue
-        suspensions = [app.board.source_held(one.name, queue.provider) for one in app.pool_sources]
-        held = next((one for one in suspensions if one is not None), None)
-        if held is not None:
-            why = held.why or "no reason given"
-            queue.reason, queue.detail = "suspended", f"its sources are held by suspension {held.id}: {why}"
-        unfit = [self._unfit[one.number] for one in app.pool_sources if one.number in self._unfit]
-        if unfit:
-            until, why = min(unfit)
-            app.wake_later(queue, max(until, now + POLL_SECONDS))
-            if held is None:
-                queue.reason, queue.detail = "no_source", why
-
-    def _release_lanes(self, sources: list[Source]) -> None:
-        """What prefers a source that can't be used goes by any other; a slice at a time."""
-        index, queue = self._app.index, self.site_queue
-        usable = {one.number + 1 for one in sources}
-        for number, lane in queue.by_source.items():
-            if number in usable:
-                continue
-            for _ in range(LANE_SLICE):
-                r = index.py_pop(lane)
-                if r is None:
-                    break
-                index.py_push(queue.common, r)
-
-    def heed_suspensions(self, now: float) -> None:
-        """The suspensions changed: sessions of sources that are held now end behind the message in hand."""
-        for session in list(self.sessions):
-            session.held = self.held(session.source_name)
-            if session.held and session.idle:
-                session.leave(now)
-
-    def _choose_source(self, sources: list[Source]) -> Source | None:
-        """The source with the fewest connections to this site that may open one more; its place is then taken."""
-        app = self._app
-        limit = app.config.delivery.connections_per_site
-        if len(app.sessions) + app.connecting >= app.connection_limit:
+    def stands_back_seconds(self, now: float) -> float | None:
+        """For how long no source may send here; None: nobody knows, or it is something else that mail waits for."""
+        obstacle = self._obstacle
+        if obstacle is None or obstacle.reason != self.site_queue.reason or obstacle.until is None:
             return None
-        for source in sorted(sources, key=self._preference):
-            cell = self._cell(source)
-            app.table.demand(cell, app.slot, min(limit, self.site_queue.ready() + len(self.sessions)))
-            if app.table.held(cell, app.slot) >= app.table.share(cell, app.slot, limit):
-                continue
-            if app.table.acquire(cell, app.slot, limit):
-                return source
-        return None
+        return round(max(0.0, obstacle.until - now), 1)
 
-    def _preference(self, source: Source) -> tuple[bool, int, int]:
-        """Lower is better: a source that retries wait for and that has no connection, then the least used here, then
-        the one that opened the fewest connections so far (many small sites would all get the first one)."""
-        opened = self.open_by_source.get(source.number, 0)
-        lane = self.site_queue.by_source.get(source.number + 1)
-        waited_for = lane is not None and lane.count and not opened
-        return not waited_for, opened, self._app.opened_by_source[source.number]
+    def _keep_cold_first(self, cold: list[Source], warm: list[Source], now: float) -> None:
+        """Tells the engine whose permits go first; where nothing overflows, sessions of warm sources leave."""
+        self.site_queue.cold_gates = [self.choice.passage(source).gate for source in cold]
+        if not cold or warm:
+            return
+        keep = {source.number for source in cold}
+        for session in [session for session in self.sessions if session.source not in keep]:
+            self._hold(session, now)
 
-    def _cell(self, source: Source) -> int:
-        cell = self._cells.get(source.number)
-        if cell is None:
-            name = f"connections:{source.name}:{self.site_queue.key}".encode()
-            cell = self._cells[source.number] = self._app.table.cell(name)
-        return cell
+    def _grow(self, sources: list[Source], growth: Growth) -> None:
+        while self.connecting < growth.wanted:
+            for source in self.choice.in_order(sources, self.open_by_source):
+                if source.number not in growth.refused and self._may_open(source, growth):
+                    break
+            else:
+                return
 
-    def _open(self, source: Source) -> None:
+    def _may_open(self, source: Source, growth: Growth) -> bool:
+        """Opens one more connection of a source if its permits and places allow; else notes what does not."""
+        app = self._app
+        passage = self.choice.passage(source)
+        if passage.gate.rules:
+            # What is being opened will use permits too: more connections than permits would only stand idle.
+            promised = MESSAGES_BEFORE_ONE_MORE * self._connecting_by_source.get(source.number, 0)
+            if passage.gate.soon(growth.now_ns) <= promised:
+                growth.refused.add(source.number)
+                growth.deny(refusal_of(passage.gate, growth.now_ns))
+                return False
+        missing = growth.wanted - self.connecting
+        counter = app.connections.take(passage.counters, missing, self.offered)
+        if counter is not None:
+            growth.refused.add(source.number)
+            growth.full[counter] = None
+            return False
+        if passage.connects.rules and not passage.connects.permit(1, growth.now_ns, False):
+            app.connections.give_back(passage.counters)
+            growth.refused.add(source.number)
+            growth.deny(refusal_of(passage.connects, growth.now_ns))
+            return False
+        self.site_queue.reason, self.site_queue.detail = "ready", ""
+        self._open(source, passage)
+        return True
+
+    def _wait(self, growth: Growth) -> None:
+        """Says what the site waits for, and waits for it, unless all that was wanted is under way."""
+        app, queue = self._app, self.site_queue
+        full = list(growth.full) if self.connecting < growth.wanted else []
+        for counter in self._waits:
+            if counter not in growth.full:
+                app.connections.stop_waiting(counter, queue)
+        self._waits = full
+        if self.connecting >= growth.wanted:
+            return
+        for counter in full:
+            app.connections.wait(counter, queue, growth.wanted - self.connecting, counter in self.offered)
+        if growth.rule is not None:
+            app.engine.waiting.wait(growth.rule, queue, growth.at_ns)
+            app.arm_limits()
+        if full:
+            queue.reason, queue.detail = "connection_limit", full[0].detail
+        elif growth.rule is not None:
+            queue.denied(growth.rule, growth.at_ns)
+
+    # -- opening ----------------------------------------------------------------------------------------------------
+
+    def _open(self, source: Source, passage: Passage) -> None:
         self.connecting += 1
         self._app.connecting += 1
         self._app.opened_by_source[source.number] += 1
-        self.open_by_source[source.number] = self.open_by_source.get(source.number, 0) + 1
-        task = asyncio.get_running_loop().create_task(self._connect(source))
+        self._count(source.number, 1, 1)
+        task = asyncio.get_running_loop().create_task(self._connect(Opening(source, passage)))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _give_back(self, number: int) -> None:
-        """A connection of a source is gone, or was never made."""
-        self.open_by_source[number] -= 1
-        if number in self._cells:
-            self._app.table.release(self._cells[number], self._app.slot)
-            if not self.site_queue.ready():
-                self._app.table.demand(self._cells[number], self._app.slot, len(self.sessions))
+    def _count(self, number: int, opened: int, connecting: int) -> None:
+        for counts, n in ((self.open_by_source, opened), (self._connecting_by_source, connecting)):
+            counts[number] = counts.get(number, 0) + n
+            if not counts[number]:
+                del counts[number]
 
-    # -- connecting ---------------------------------------------------------------------------------------------------
-
-    async def _connect(self, source: Source) -> None:
-        """Tries the hosts in order until one is ready for mail."""
-        app, queue = self._app, self.site_queue
-        outcome, detail = "failed", ""
-        codes: set[int] = set()
+    async def _connect(self, opening: Opening) -> None:
+        """Tries the hosts of the site; whatever comes of it, the places are a session's or given back."""
+        app, failure = self._app, None
         try:
-            targets, failure = await app.router.targets(queue.site, app.clock.monotonic())
-            if failure is not None:
-                self._unreachable(failure)
-                return
-            usable = [t for t in targets if source.reaches(t.family)]
-            if not usable:
-                outcome = "no_source"
-                detail = f"source {source.name} has no address of the family that {queue.key} needs"
-            for target in app.hosts.in_order(usable, app.clock.monotonic()):
-                outcome, detail, code = await self._try(source, target)
-                codes.add(code)
-                if outcome == "ready" or app.draining:
-                    return
-                if outcome == "no_source":
-                    break
+            failure = await connect(app, self, opening)
         except Exception as error:
-            log.exception("connecting to %s failed in the relay itself; its mail waits. Please report this", queue.key)
-            outcome, detail = "failed", f"error inside the relay: {error}"
+            log.exception("connecting to %s failed in the relay itself; please report this", self.site_queue.key)
             app.count_error("deliver")
+            failure = ConnectFailure("failed", f"error inside the relay: {error}")
         finally:
             self.connecting -= 1
             app.connecting -= 1
-            if outcome != "ready":
-                self._give_back(source.number)
-        self._all_failed(source, outcome, detail, codes)
+            self._count(opening.source.number, 0 if opening.taken else -1, -1)
+            if not opening.taken:
+                app.connections.give_back(opening.passage.counters)
+        if failure is not None:
+            self.trouble.connecting_failed(opening.source, failure)
 
-    async def _try(self, source: Source, target: Any) -> tuple[str, str, int]:
-        """One address: ("ready", …) or why not, in words, with the code of a refusal."""
-        app = self._app
-        loop = asyncio.get_running_loop()
-        began = app.clock.monotonic()
-        where = f"{target.host} [{target.address}]:{target.port}"
-        try:
-            sock = open_socket(source, target.family)
-        except OSError as error:
-            app.count_connect("error")
-            return "no_source", f"source {source.name} ({source.address}) can't be used: {error.strerror}", 0
-        session: Session | None = None
-        try:
-            async with asyncio.timeout(app.config.delivery.connect_timeout_seconds):
-                await loop.sock_connect(sock, (target.address, target.port))
-            session = self._session(source, target)
-            waiter: asyncio.Future[str] = loop.create_future()
-            self._waiting[session] = waiter
-            await loop.create_connection(lambda: cast(asyncio.BaseProtocol, session), sock=sock)
-            if not session.closed:
-                app.sessions.add(session)
-            app.observe_connect(app.clock.monotonic() - began)
-            result = await waiter
-        except (OSError, TimeoutError) as error:
-            sock.close()
-            words = "timed out" if isinstance(error, TimeoutError) else (error.strerror or str(error))
-            app.hosts.failed(target.address, app.clock.monotonic())
-            app.count_connect("timeout" if isinstance(error, TimeoutError) else connect_result(error))
-            return "failed", f"connecting to {where}: {words}", 0
-        except BaseException:
-            if session is None:
-                sock.close()
-            else:
-                session.abort()
-            raise
-        finally:
-            if session is not None:
-                self._waiting.pop(session, None)
-        if result == "":
-            app.hosts.succeeded(target.address)
-            app.count_connect("ok")
-            return "ready", "", 0
-        app.hosts.failed(target.address, app.clock.monotonic())
-        app.count_connect("greeting")
-        return "failed", f"{where}: {result}", int(result[:3]) if result[:3].isdigit() else 0
+    def await_greeting(self, session: Session, opening: Opening) -> asyncio.Future[str]:
+        """What comes of a connection: "" when it is ready for mail, else why not."""
+        answered: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._openings[session] = (opening, answered)
+        return answered
 
-    def _session(self, source: Source, target: Any) -> Session:
-        app = self._app
-        delivery = app.config.delivery
-        key = (source.number, target.host, target.address)
-        tail = self._tails.get(key)
-        if tail is None:
-            if len(self._tails) > 256:
-                self._tails.clear()
-            tail = self._tails[key] = app.event_tail(source.name, self.site_queue, target.host, target.address)
-        return Session(
-            SmtpClient(
-                source.ehlo,
-                app.clock.monotonic(),
-                timeouts=app.timeouts,
-                allow_chunking=app.hosts.chunking(target.address),
-            ),
-            app.engine,
-            self.site_queue,
-            self,
-            source=source.number,
-            source_name=source.name,
-            host=target.host,
-            address=target.address,
-            tail=tail,
-            messages=delivery.messages_per_connection,
-            most=delivery.recipients_per_transaction,
-            table=app.table,
-            cell=self._cell(source),
-            slot=app.slot,
-            limit=delivery.connections_per_site if app.slots > 1 else 0,
-            delivered_slot=app.outcome_slot("delivered", self.site_queue.provider, source.name),
-            transaction_seconds=app.transaction_histogram(self.site_queue.provider),
-        )
+    def greeted(self, session: Session) -> None:
+        """Whoever awaited the greeting does so no more."""
+        self._openings.pop(session, None)
 
-    # -- what becomes of it -------------------------------------------------------------------------------------------
-
-    def _unreachable(self, failure: Any) -> None:
-        """None of the site's hosts has an address."""
-        self._app.count_connect("unreachable")
-        if failure.action == "fail":
-            self._fail_ready(failure.code, failure.enhanced, failure.text, "unroutable")
-            return
-        self._back_off(failure.text)
-
-    def _all_failed(self, source: Source, outcome: str, detail: str, codes: set[int]) -> None:
-        """No host could be used. With other sessions open the site is still reachable: no back-off then."""
-        if outcome == "no_source":
-            self._pass_over(source, detail)
-            return
-        if self.sessions:
-            return
-        if codes == {HOST_NEVER_TAKES_MAIL}:
-            self._fail_ready(HOST_NEVER_TAKES_MAIL, "5.3.2", detail, "host_refuses_mail")
-            return
-        self._back_off(detail)
-
-    def _pass_over(self, source: Source, why: str) -> None:
-        """This source can't send to this site: the others do, if there are any."""
-        app = self._app
-        now = app.clock.monotonic()
-        if source.number not in self._unfit:
-            log.warning("site %s: %s", self.site_queue.key, why)
-        self._unfit[source.number] = (now + UNFIT_SECONDS, why)
-        app.engine.wake(self.site_queue)
-        app.wake_soon()
-
-    def _fail_ready(self, code: int, enhanced: str, words: str, reason: str) -> None:
-        self._app.fail_ready(self.site_queue, code, enhanced, words, reason)
-
-    def _back_off(self, detail: str) -> None:
-        queue, bounds = self.site_queue, self._app.config.delivery.connect_backoff
-        now = self._app.clock.monotonic()
-        if queue.backoff_until > now:
-            return
-        delay = min(bounds.max_seconds, bounds.first_seconds * 2 ** min(self.failures, 32))
-        self.failures += 1
-        queue.backoff_until = now + delay
-        queue.reason, queue.detail = "connect_backoff", detail
-        self._app.wake_later(queue, queue.backoff_until)
-        level = logging.WARNING if self.failures == 1 else logging.INFO
-        log.log(level, "site %s can't be reached, next try in %.0f s: %s", queue.key, delay, detail)
+    def _resolve(self, session: Session, result: str) -> None:
+        _, answered = self._openings.get(session, (None, None))
+        if answered is not None and not answered.done():
+            answered.set_result(result)
 
     # -- what sessions say --------------------------------------------------------------------------------------------
 
@@ -365,22 +258,19 @@ class Pool:
             session.most = min(session.most, offered.rcpt_max)
         if offered.rcpt_domain_max == 1:
             session.most = 1
-        session.held = self.held(session.source_name)
+        session.held = self._is_held(session, now)
+        opening, _ = self._openings[session]
+        opening.taken = True
+        self._places[session] = opening.passage.counters
+        self._app.connections.entered(session, opening.passage.counters)
         self.sessions.add(session)
-        self.failures = 0
-        self._unfit.pop(session.source, None)
-        self.site_queue.backoff_until = 0.0
-        self.site_queue.reason, self.site_queue.detail = "ready", ""
+        self.choice.fits(session.source)
+        self.trouble.connected()
         self._resolve(session, "")
 
     def refused(self, session: Session, reply: Any) -> None:
         """The host takes no mail in this session."""
         self._resolve(session, reply.text_for_log())
-
-    def _resolve(self, session: Session, result: str) -> None:
-        waiter = self._waiting.get(session)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(result)
 
     def gone(self, session: Session, error: BaseException | None) -> None:
         """The connection is closed."""
@@ -388,14 +278,79 @@ class Pool:
         session.leave_idle()
         if session.client.chunking_broken:
             self._app.hosts.no_chunking(session.address)
-        if not session.ready:
+        counters = self._places.pop(session, None)
+        if counters is None:
             self._resolve(session, session.client.error or f"connection lost: {error or 'closed by the host'}")
             return
         self.sessions.discard(session)
-        self._give_back(session.source)
+        self._count(session.source, -1, 0)
+        self._app.connections.left(session, counters)
+        self._app.connections.give_back(counters)
+        self.trouble.session_over(session)
         if self.site_queue.ready() and not self._app.draining:
             self._app.engine.wake(self.site_queue)
             self._app.wake_soon()
+
+    # -- what changes -------------------------------------------------------------------------------------------------
+
+    def _is_held(self, session: Session, now: float) -> bool:
+        """Whether the source of a session may not send here any more."""
+        source = self._app.sources.get(session.source_name)
+        if source is None or source not in self.choice.sources:
+            return True
+        obstacle = self.choice.obstacle(source, now)
+        return obstacle is not None and obstacle.reason != "no_source"
+
+    def _hold(self, session: Session, now: float) -> None:
+        """The session leaves, behind the message in hand if it has one."""
+        session.held = True
+        if session.idle:
+            session.leave(now)
+
+    def heed(self, now: float) -> None:
+        """Suspensions or back-offs changed: sessions of sources that may not send now leave."""
+        for session in list(self.sessions):
+            session.held = False
+            if self._is_held(session, now):
+                self._hold(session, now)
+
+    def renew(self) -> None:
+        """The gates of this site are made anew."""
+        self.site_queue.gates.clear()
+        self.site_queue.cold_gates = []
+        self._app.engine.wake(self.site_queue)
+        self._app.wake_soon()
+
+    def configure(self, now: float) -> None:
+        """The configuration changed: sources, limits. Sessions that have no place under the new limits leave."""
+        connections = self._app.connections
+        self.renew()
+        self.choice.configure()
+        for counter in self._waits:
+            connections.stop_waiting(counter, self.site_queue)
+        self._waits = []
+        for session in list(self.sessions):
+            source = self._app.sources.get(session.source_name)
+            if source is None or not self._move(session, source):
+                self._hold(session, now)
+
+    def _move(self, session: Session, source: Source) -> bool:
+        """Counts an open session in the places of the new configuration; False where there is none for it."""
+        connections, old = self._app.connections, self._places[session]
+        passage = self.choice.passage(source)
+        missing = tuple(counter for counter in passage.counters if counter not in old)
+        if connections.take(missing, 1) is not None:
+            return False
+        gone = tuple(counter for counter in old if counter not in passage.counters)
+        connections.left(session, old)
+        connections.give_back(gone)
+        self._places[session] = passage.counters
+        connections.entered(session, passage.counters)
+        session.messages_left = min(session.messages_left, passage.shape.messages_per_connection)
+        session.most = min(session.most, passage.shape.recipients_per_transaction)
+        return True
+
+    # -- services -----------------------------------------------------------------------------------------------------
 
     def broke(self, session: Session, error: Exception) -> None:
         """A bug of ours in this session: it is cut off, which settles what it has in hand, and said."""
@@ -417,10 +372,3 @@ class Pool:
         for task in list(self._tasks):
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-
-
-def connect_result(error: OSError) -> str:
-    """The word of the metric for a connect that failed."""
-    if error.errno == errno.ECONNREFUSED:
-        return "refused"
-    return "unreachable" if error.errno in (errno.EHOSTUNREACH, errno.ENETUNREACH) else "error"

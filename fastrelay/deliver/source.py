@@ -14,12 +14,18 @@ IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h; the port is chosen at connect, by de
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A sending address; `address` empty: the system chooses. `ehlo` is the name in EHLO."""
+    """A sending address; `address` empty: the system chooses. `ehlo` is the name in EHLO.
+
+    warmup    the plan of a cold source; "": it is warm
+    overflow  whether warm sources of the pool take what is above a cold one's cap
+    """
 
     number: int
     name: str
     address: str
     ehlo: bytes
+    warmup: str = ""
+    overflow: bool = True
 
     def reaches(self, family: int) -> bool:
         """Whether it can connect to addresses of a family (AF_INET or AF_INET6)."""

@@ -124,6 +124,8 @@ class Settler:
             )
 
     def _verdicts(self, tx: Any, session: Any) -> list[Verdict]:
+        if session.pool.trouble.excuses(session, tx):
+            return [AGAIN] * len(tx.recipients)
         verdicts = []
         accepted = 0
         for i in range(len(tx.recipients)):

@@ -13,14 +13,15 @@ import asyncio
 import heapq
 import itertools
 import logging
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from fastrelay.deliver.pool import Pool
-from fastrelay.limits.shape import DEFAULT_POOL
+from fastrelay.limits.shape import DEFAULT_POOL, place_of
 from fastrelay.route.names import InvalidDomain, normalize_domain
 from fastrelay.schedule.places import DNS, READY, RETRY, SUSPENDED
 from fastrelay.schedule.state import EXPIRED, FAILED, REMOVED
-from fastrelay.schedule.suspension import Suspension
+from fastrelay.schedule.suspension import Backoff, Suspension
 
 if TYPE_CHECKING:
     from fastrelay.app import App
@@ -34,6 +35,9 @@ POOL_IDLE_SECONDS = 300.0
 SWEEP_SLICE = 5_000  # messages
 SWEEP_SLICES = 20
 SWEEP_AGAIN_SECONDS = 0.05
+NAMED_WAITS = frozenset(
+    {"connection_limit", "no_source", "suspended", "rate_limit", "warmup_cap", "provider_backoff"}
+)  # beside connect_backoff, which ends by itself
 IN_HAND = {"unplaced": "in_flight", "loading": "in_flight"}
 
 
@@ -45,6 +49,7 @@ class Board:
         self.sites: dict[tuple[str, bytes], Any] = {}  # by the key of the site and the pool
         self.suspensions: list[Suspension] = []
         self.described: list[dict[str, Any]] = []
+        self.backoffs: dict[tuple[str, str], Backoff] = {}  # by source and place
         self.quarantined_messages = 0
         self._wakes: list[tuple[float, int, Any]] = []
         self._order = itertools.count()
@@ -169,6 +174,10 @@ class Board:
         """Looks at a site again at `when` (monotonic seconds)."""
         self._wake_at(when, site)
 
+    def call_later(self, seconds: float, act: Callable[[], None]) -> None:
+        """Calls `act` with the first tick after so long."""
+        self._wake_at(self._app.clock.monotonic() + seconds, act)
+
     def tick(self, now: float) -> None:
         """Everything whose time has come: domains to ask for again, sites to try again."""
         while self._wakes and self._wakes[0][0] <= now:
@@ -178,6 +187,8 @@ class Board:
                 what.resolving = False
                 if what.pending.count:
                     self.unrouted(what)
+            elif callable(what):
+                what()
             elif what.ready():
                 self._app.engine.reroute(what, now)
                 self._app.engine.wake(what)
@@ -220,6 +231,8 @@ class Board:
                 domain.route_expires = 0.0
         for key, queue in idle.items():
             del self.sites[key]
+            self._app.engine.waiting.forget(queue)
+            self._app.gates.forget(queue)
             self._app.index.free_site_queue(queue)
 
     # -- suspensions --------------------------------------------------------------------------------------------------
@@ -229,14 +242,18 @@ class Board:
         self.described = described
         self.suspensions = [Suspension.of(one, self._app.index, self._app.source_numbers) for one in described]
         self._app.engine.suspensions = bool(self.suspensions)
-        now = self._app.clock.monotonic()
-        for site in self.sites.values():
-            site.pool.heed_suspensions(now)
-            self._app.engine.wake(site)
-        self._app.wake_soon()
+        self._heed(self.sites.values())
         task = asyncio.get_running_loop().create_task(self._resort())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _heed(self, sites: Iterable[Any]) -> None:
+        """Which sources may send to these has changed."""
+        now = self._app.clock.monotonic()
+        for site in sites:
+            site.pool.heed(now)
+            self._app.engine.wake(site)
+        self._app.wake_soon()
 
     async def _resort(self) -> None:
         """Holds what the suspensions match now and lets go what they no longer do, a slice of the index at a time."""
@@ -270,17 +287,68 @@ class Board:
         """The suspension by which a source sends nothing to sites of a provider: its mail goes by other sources."""
         return next((one for one in self.suspensions if one.holds_source(source, provider)), None)
 
+    # -- back-offs ----------------------------------------------------------------------------------------------------
+
+    def set_backoffs(self, described: list[dict[str, Any]]) -> None:
+        """Takes the governor's list: sources that send nothing to a place for a time, or over fewer connections."""
+        backoffs: dict[tuple[str, str], Backoff] = {}
+        for one in map(Backoff.of, described):
+            other = backoffs.get((one.source, one.place))
+            if other is None or one.stricter_than(other):
+                backoffs[one.source, one.place] = one
+        was, self.backoffs = self.backoffs, backoffs
+        changed = {
+            key
+            for key in was.keys() | backoffs.keys()
+            if key not in was or key not in backoffs or not was[key].same(backoffs[key])
+        }
+        if not changed:
+            return
+        scope = self._app.gates.place_scope
+        self._app.connections.reduce(
+            {scope(one.source, one.place): one.connections for one in backoffs.values() if one.connections is not None}
+        )
+        places = {place for _, place in changed}
+        self._heed([site for site in self.sites.values() if place_of(site.provider, site.key) in places])
+
+    @property
+    def holds_sources(self) -> bool:
+        """Whether anything at all may hold a source back."""
+        return bool(self.suspensions or self.backoffs)
+
+    def backoff_of(self, source: str, site: Any) -> Backoff | None:
+        """What the governor ordered for a source at a site."""
+        return self.backoffs.get((source, place_of(site.provider, site.key)))
+
     # -- for people ---------------------------------------------------------------------------------------------------
 
     def site_reason(self, site: Any, now: float) -> str:
         """What the head of a site's queue waits for."""
         if self._app.engine.held_back or self._app.own_spool.settle_blocked:
             return "spool_blocked"
-        if site.backoff_until > now:
-            return str(site.reason)
-        if site.reason in ("connection_limit", "no_source", "suspended"):
+        if site.backoff_until > now or site.reason in NAMED_WAITS:
             return str(site.reason)
         return "ready"
+
+    def why_site(self, site: Any, now: float) -> tuple[str, str, float | None]:
+        """The reason, a sentence, and how many seconds it lasts, where that is known."""
+        reason, detail = self.site_reason(site, now), str(site.detail)
+        if site.backoff_until > now:
+            return reason, detail, round(site.backoff_until - now, 1)
+        if reason == "ready":
+            return reason, f"{site.ready()} recipients are ready for {site.key}; it is among the next", None
+        if reason == "spool_blocked":
+            return reason, "outcomes can't be written to disk, so nothing is sent; see the relay's log", None
+        rule = self._rule_of(site)
+        if rule is not None and rule.reason == reason:
+            seconds = max(0.0, -rule.look(self._app.clock.boottime_ns()) / 1e9)
+            return reason, f"{rule.detail}; next permit in {seconds:.1f} s", round(seconds, 1)
+        return reason, detail, site.pool.stands_back_seconds(now)
+
+    def _rule_of(self, site: Any) -> Any:
+        """The rule that a site waits for, or one of those that its sources wait for."""
+        waiting = self._app.engine.waiting
+        return next((rule for one in (site, *site.turns.values()) if (rule := waiting.rule_of(one)) is not None), None)
 
     def by_reason(self, now: float) -> dict[str, int]:
         """Queued recipients by what they wait for."""

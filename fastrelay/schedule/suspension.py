@@ -1,4 +1,4 @@
-"""Selectors of queued recipients, and suspensions: durable orders of an operator to hold what they match."""
+"""What holds mail or sources back: an operator's suspensions with their selectors, and the governor's back-offs."""
 
 from __future__ import annotations
 
@@ -107,3 +107,40 @@ class Suspension:
             if number is None or number not in (source - 1, session_source):
                 return False
         return wanted.older_than_seconds is None or now - accepted_at_ms / 1000 > wanted.older_than_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """What a rule about replies ordered for a source at a place (a provider, or the site of an unknown one).
+
+    Without `connections` the source sends nothing there until `until_wall` (seconds since 1970); with it, over so many
+    connections at most.
+    """
+
+    id: str
+    source: str
+    place: str
+    until_wall: float
+    rule: str
+    why: str
+    connections: int | None = None
+
+    @classmethod
+    def of(cls, described: dict[str, Any]) -> Backoff:
+        """Of its JSON form; keys that are not ours are left out."""
+        return cls(**{name: described[name] for name in cls.__dataclass_fields__ if name in described})
+
+    def same(self, other: Backoff) -> bool:
+        """Whether another holds the same, however long."""
+        return (self.id, self.rule, self.connections) == (other.id, other.rule, other.connections)
+
+    def stricter_than(self, other: Backoff) -> bool:
+        """Of two for one source and place: which holds more, then which holds longer."""
+        mine, others = self.connections or 0, other.connections or 0
+        return (mine, -self.until_wall) < (others, -other.until_wall)
+
+    @property
+    def detail(self) -> str:
+        """For people: the rule, and the reply that it saw."""
+        held = "sends nothing" if self.connections is None else f"uses at most {self.connections} connections"
+        return f"source {self.source} at {self.place} {held}: rule {self.rule}: {self.why}"

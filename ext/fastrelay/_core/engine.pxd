@@ -95,7 +95,7 @@ cdef class Engine:
     cdef int _deny(self, SiteQueue site, int source, Gate gate, bint urgent) except -1
     cdef int _count_denial(self, SiteQueue site, Rule rule) except -1
     cdef int _nothing(self, SiteQueue site) except -1
-    cdef bint _left_to_cold(self, SiteQueue site, Gate gate, int64_t now_ns) except -1
+    cdef bint _left_to_cold(self, SiteQueue site, int source, Gate gate, int64_t now_ns) except -1
     cpdef int give_back(self, Delivery delivery) except -1
     cdef bint _expired(self, uint32_t m, int64_t now_ms) noexcept
     cdef Delivery _load(self, uint32_t r, SiteQueue site, list numbers)

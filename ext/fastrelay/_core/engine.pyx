@@ -24,7 +24,7 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from cpython.list cimport PyList_GET_SIZE
 from libc.string cimport memchr, memset
 
-from fastrelay._core.flows cimport Queue, TRANSACTIONAL, Turn
+from fastrelay._core.flows cimport Lane, Queue, TRANSACTIONAL, Turn
 from fastrelay._core.index cimport (
     IN_FLIGHT,
     LOADING,
@@ -659,9 +659,9 @@ cdef class Engine:
         gate = site.gates.get(source)
         if gate is None:
             gate = self._gate(site, source)
-        if gate.count or site.parked:
+        if gate.count or site.parked or site.cold_gates:
             now_ns = self.boottime_ns()
-            if site.cold_gates and self._left_to_cold(site, gate, now_ns):
+            if site.cold_gates and self._left_to_cold(site, source, gate, now_ns):
                 return None
         most = min(most, <int> MOST_RECIPIENTS)
         while True:
@@ -797,6 +797,8 @@ cdef class Engine:
         cdef Turn turn = site.turns.get(source)
         if turn is None:
             turn = site.turns[source] = Turn(site)
+        if site.cold_gates and site.denied_until_ns == 0:
+            self.wake(site)     # what was left to a cold source may go by a warm one, whose sessions are idle
         site.denied(gate.denied, gate.retry_at_ns)
         self._wait(gate.denied, turn, gate.retry_at_ns, urgent)
         self._count_denial(site, gate.denied)
@@ -820,14 +822,17 @@ cdef class Engine:
             site.denied(flow.denied, flow.parked_until_ns)
         return 0
 
-    cdef bint _left_to_cold(self, SiteQueue site, Gate gate, int64_t now_ns) except -1:
-        """Cold sources are filled first: a warm one takes what they can't."""
+    cdef bint _left_to_cold(self, SiteQueue site, int source, Gate gate, int64_t now_ns) except -1:
+        """Cold sources are filled first: a warm one takes what they can't, and retries that prefer it."""
         cdef int64_t left = 0
         cdef Gate cold
+        cdef Lane own = site.by_source.get(source + 1) if site.by_source else None
+        if own is not None and own.count:
+            return False
         for cold in site.cold_gates:
             if cold is gate:
                 return False
-            left += cold.available(now_ns)
+            left += cold.soon(now_ns)
         return site.count <= left
 
     cpdef int give_back(self, Delivery delivery) except -1:

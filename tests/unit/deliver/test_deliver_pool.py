@@ -132,7 +132,8 @@ def test_without_any_usable_source_the_mail_says_no_source_and_is_tried_again(tm
             await box.until(lambda: box.reasons() == {"no_source": 1})
             [site] = box.app.board.sites.values()
             assert "203.0.113.77" in site.detail
-            box.app.sources["gone"] = box.app.pool_sources[0] = type(box.app.pool_sources[0])(0, "gone", "", b"a.test")
+            sources = box.app.sources_of("default")
+            box.app.sources["gone"] = sources[0] = type(sources[0])(0, "gone", "", b"a.test")
             box.pass_time(61)
             await box.settled()
             assert box.counters()["delivered"] == 1
@@ -229,7 +230,7 @@ def test_connections_stay_within_the_limit_and_the_wait_says_so(tmp_path: Path) 
         box = WorkerBox(tmp_path, [await mx.start()], delivery={"connections_per_site": 3})
         async with box:
             host = mx._server.sockets[0].getsockname()
-            cell = box.app.table.cell(f"connections:default:hosts={host[0]}:{host[1]}".encode())
+            cell = box.app.table.cell(f"connections:source:default site:hosts={host[0]}:{host[1]}".encode())
             for n in range(60):
                 box.submit([f"r{n}@one.test"])
             await box.until(lambda: len(mx.recipients()) == 60)
