@@ -11,6 +11,7 @@ Known faults: an MX host under a name of the customer's own is `other`, whoever 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from importlib import resources
 from typing import Annotated, Literal
 
@@ -119,6 +120,7 @@ def parse_table(text: str) -> ProviderTable:
     return msgspec.convert(yaml.load(text, Loader=yaml.CSafeLoader), ProviderTable)
 
 
+@lru_cache(maxsize=1)
 def built_in_table() -> ProviderTable:
     """The table that comes with fastrelay."""
     text = resources.files("fastrelay.config").joinpath("defaults/providers.yaml").read_text(encoding="utf-8")

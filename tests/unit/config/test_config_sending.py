@@ -1,15 +1,34 @@
 """The part of the configuration on how fast mail leaves: what is read, and each mistake with its line and mend."""
 
+import random
+
 import msgspec
 import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fastrelay.config import schema
 from fastrelay.config.base import Origins
 from fastrelay.config.load import load, load_text, parse
 from fastrelay.config.render import render
-from fastrelay.config.sending import Assignment, Class, Growth, HoldThresholds, Provider, Schedule, ShapingRule
+from fastrelay.config.sending import (
+    Assignment,
+    Class,
+    Growth,
+    HoldThresholds,
+    Provider,
+    Schedule,
+    ShapingRule,
+    Tenant,
+    WarmupPlan,
+)
+from fastrelay.config.tree import fields_of
 from fastrelay.errors import ConfigError
 from fastrelay.limits.rules_file import built_in_rules
+from fastrelay.limits.shape import Shaper
+from fastrelay.limits.warmup import ramps
+from fastrelay.route.providers import make_providers
 
 H = "hostname: a.example\n"
 S = H + "sources: [{name: a, address: 10.0.0.1}, {name: b, address: 10.0.0.2}]\n"  # two lines
@@ -389,3 +408,85 @@ def test_a_sound_file_of_rules(tmp_path):
     file.write_text(H + "backoff: {rules: rules.yaml}\n")
     assert load(file).backoff.rules == str(tmp_path / "rules.yaml")
     assert load_text(H).backoff.rules is None
+
+
+# -- anything at all ---------------------------------------------------------------------------------------------------
+
+# For each key, what belongs there, and what does not.
+KEYS = {
+    "source": (["a", "b", "*"], ["c", 5]),
+    "provider": (["google", "other", "*", "yahoo"], ["gogle", None]),
+    "pool": (["default", "*"], ["vip", []]),
+    "campaign": (["x y", "*"], [5, ""]),
+    "tenant": (["acme", "*"], [{}]),
+    "rate": (["5/s", "3000/h burst 50", "1/d"], ["0/h", 5, "5/m"]),
+    "connection_rate": (["1/s", "60/min"], ["1"]),
+    "connections": ([1, "20 connections"], [0, "5 messages"]),
+    "messages_per_connection": ([1, 5000], ["x", 0]),
+    "recipients_per_transaction": ([1, 7], [-1]),
+    "suffixes": ([["mx.house.example"], ["google.com", "x.example"]], ["x.example", ["example"]]),
+    "template": (["sparkpost", "responsys"], ["spark"]),
+    "stages": ([[1, 5, 20]], [[5, 1], [1, 100], []]),
+    "growth": ([{"start": 5}, {"start": 1, "factor": 1.1}], [{"start": 5, "until": 1}, {}, 5]),
+    "per": (["day", "hour"], ["week"]),
+    "providers": ([{"google": {"stages": [1, 2]}}], [{"gogle": {"growth": {"start": 1}}}, {"google": {}}]),
+    "time_zone": (["UTC", "Europe/Berlin"], ["Berlin", 5]),
+    "hold": ([{"blocks": "2%"}, {"blocks": None}], [{"blocks": "50%"}, {"blocks": 5}]),
+    "pools": ([["default"], []], [["vip"], "default"]),
+    "priority": (["bulk", "normal"], ["urgent"]),
+    "spread": ([0, "8h"], ["3d", 8]),
+    "overflow": ([True, False], ["no way"]),
+}
+
+
+def scribble(rng, kind, share, *must):
+    """A section with some keys of the struct `kind`; a share of the values does not belong there."""
+    keys = [field.encode_name for field in fields_of(kind) if field.encode_name in KEYS]
+    chosen = {*must, *rng.sample(keys, min(len(keys), rng.randint(0, 2)))}
+    return {key: rng.choice(KEYS[key][rng.random() < share]) for key in keys if key in chosen}
+
+
+def scribbled(seed):
+    """A configuration of one kind of rubbish or another, or a sound one."""
+    rng = random.Random(seed)
+    share = rng.choice([0.0, 0.0, 0.1, 0.5])
+    schedule = rng.choice(["template", "stages", "growth"])
+    sections = {
+        "providers": {name: scribble(rng, Provider, share) for name in rng.sample(["google", "yahoo", "other"], 2)},
+        "shaping": [scribble(rng, ShapingRule, share, "rate") for _ in range(rng.randint(0, 3))],
+        "warmup": {"w": scribble(rng, WarmupPlan, share) | scribble(rng, WarmupPlan, share, schedule)},
+        "tenants": {"acme": scribble(rng, Tenant, share)},
+        "senders": {name: scribble(rng, Assignment, share) for name in rng.sample(["*", "x.example", "y.example"], 2)},
+        "provider_limits": rng.random() < 0.5,
+    }
+    sources = [{"name": "a", "address": "10.0.0.1", "warmup": "w"}, {"name": "b", "address": "10.0.0.2"}]
+    kept = {key: value for key, value in sections.items() if key == "warmup" or rng.random() < 0.5}
+    return yaml.safe_dump({"hostname": "a.example", "sources": sources, **kept})
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 2**32))
+def test_any_configuration_is_used_or_refused_in_words(seed):
+    config, problems = None, ()
+    try:
+        config = load_text(scribbled(seed), "test.yaml")
+    except ConfigError as error:
+        problems = error.problems
+    assert all(problem.problem and problem.mend and problem.line for problem in problems), problems
+    if config is not None:
+        assert load_text(render(config)) == config
+        shaper = Shaper(config, make_providers(config.providers))
+        for provider in ("google", "other"):
+            assert shaper.shape("a", provider, "mx:25", "", False).limits
+        assert all(ramps(one) for one in config.warmup.values())
+
+
+def test_some_of_them_are_sound():
+    found = 0
+    for seed in range(40):
+        try:
+            load_text(scribbled(seed))
+            found += 1
+        except ConfigError:
+            continue
+    assert 4 <= found <= 36
