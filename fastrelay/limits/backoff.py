@@ -51,6 +51,7 @@ TOLD_SECONDS = 60.0  # a rule that goes on firing is an event so often
 CUT_STEPS = 8
 PACE_SECONDS = 60.0  # the rate of just now is that of so long
 UNCOUNTED_PER_HOUR = 3600.0  # the rate that a site of no provider had, for all we know
+UNDER_WAY_SECONDS = 10.0
 LIFTED_TIMES = 4  # such a site has no limit left once it takes so many times the rate that was throttled
 BURST_SECONDS = 0.05  # of an adaptive rate at once
 REPLY_CHARACTERS = 300
@@ -85,8 +86,9 @@ class Hold:
     rule: str
     why: str
     until: float
-    since: float
+    since: float  # of a rate: when it became that
     connections: int = 0
+    steps: int = 0  # of a cut's recovery
     rate: float = 0.0  # messages an hour: of `slow`, while it holds
     top: float = math.inf  # where its recovery ends
 
@@ -191,40 +193,45 @@ class Backoffs:
         """The orders of a rule; of two of a kind the one that ends later, or is stricter, stays."""
         actions = rule.actions
         lasts = actions.for_seconds or self._recover
-        before = self._rate_of(place, now)
-        if actions.suspend_seconds is not None:
-            self._order(place, Hold("suspend", rule.name, reply, now + actions.suspend_seconds, now))
-        if actions.switch_source:
-            self._order(place, Hold("suspend", rule.name, reply, now + lasts, now))
+        pace = self._pace(place, now)
+        rest = actions.suspend_seconds or (lasts if actions.switch_source else None)
+        if rest is not None:
+            self._order(place, Hold("suspend", rule.name, reply, now + rest, now, top=pace))
         if actions.connections is not None:
-            self._order(place, Hold("connections", rule.name, reply, now + lasts, now, connections=actions.connections))
-        pace = min(before, place.pace or math.inf)
-        if pace == math.inf:
-            pace = UNCOUNTED_PER_HOUR
+            cut = Hold("connections", rule.name, reply, now + lasts, now, connections=actions.connections)
+            self._order(place, cut)
         rate = None
         if actions.slow_to is not None:
             rate = parse_rate(actions.slow_to).per_hour
         elif actions.slow_by_share is not None:
             rate = max(self._slowest, pace * (1 - actions.slow_by_share))
-        elif actions.treat_as == "throttle" and place.provider == OTHER and actions.suspend_seconds is None:
+        elif actions.treat_as == "throttle" and place.provider == OTHER and rest is None:
             rate, lasts = max(self._slowest, pace / 2), 0.0
         if rate is not None:
             top = LIFTED_TIMES * pace if place.provider == OTHER else pace
             self._order(place, Hold("slow", rule.name, reply, now + lasts, now, rate=rate, top=max(rate, top)))
 
+    def _pace(self, place: Place, now: float) -> float:
+        """Messages an hour that the source sent there until just now."""
+        slow = place.holds.get("slow")
+        if slow is not None:
+            return self._slow_rate(slow, now)
+        open_rate = place.rate.rate_per_hour if place.rate.mode not in ("free", "blocked") else None
+        return min(place.pace or UNCOUNTED_PER_HOUR, open_rate or math.inf)
+
     def _order(self, place: Place, hold: Hold) -> None:
         there = place.holds.get(hold.order)
+        if there is not None and hold.order == "slow":
+            hold.top = max(hold.top, there.top)
+            # Replies to what was under way when it was slowed are no news: they do not slow it again.
+            if hold.rate >= there.rate or hold.since - there.since < UNDER_WAY_SECONDS:
+                hold.rate = min(self._slow_rate(there, hold.since), max(hold.rate, there.rate))
+                hold.since = there.since if hold.rate == there.rate else hold.since
         if there is not None and there.until > hold.since:
-            if hold.order == "slow":
-                # Replies to what was under way when it was slowed are no news, nor do they slow it twice.
-                if hold.since - there.since < 5.0 or there.rate < hold.rate:
-                    hold.rate = min(hold.rate, there.rate)
-                hold.top = max(hold.top, there.top)
             if hold.order == "connections":
                 hold.connections = min(hold.connections, there.connections)
-            if there.until > hold.until:
-                hold.until = there.until
-            hold.since = there.since
+            hold.until = max(hold.until, there.until)
+            hold.top = max(hold.top, there.top) if hold.order == "suspend" else hold.top
         place.holds[hold.order] = hold
         self.version += 1
 
@@ -293,14 +300,16 @@ class Backoffs:
             return
         past = now - hold.until
         if hold.order == "suspend":
-            top = place.pace or UNCOUNTED_PER_HOUR
-            slow = Hold("slow", hold.rule, hold.why, now, hold.since, rate=self._slowest, top=max(self._slowest, top))
+            slow = Hold("slow", hold.rule, hold.why, now, now, rate=self._slowest, top=max(self._slowest, hold.top))
             place.holds.setdefault("slow", slow)
             self._end(source, name, place, hold)
         elif hold.order == "connections":
-            more = 1 + int(past * CUT_STEPS / self._recover)
-            if more > CUT_STEPS:
+            steps = int(past * CUT_STEPS / self._recover)
+            if steps >= CUT_STEPS:
                 self._end(source, name, place, hold)
+            elif steps != hold.steps:
+                hold.steps = steps
+                self.version += 1
         elif self._slow_rate(hold, now) >= hold.top:
             self._end(source, name, place, hold)
 
@@ -355,9 +364,8 @@ class Backoffs:
                     "why": hold.why, "until_wall": wall + max(0.0, hold.until - now),
                 }  # fmt: skip
                 if hold.order == "connections":
-                    past = max(0.0, now - hold.until)
-                    told["connections"] = hold.connections + int(past * CUT_STEPS / self._recover)
-                    told["until_wall"] += self._recover if past == 0 else self._recover - past
+                    told["connections"] = hold.connections + hold.steps
+                    told["until_wall"] = wall + hold.until + self._recover - now
                 found.append(told)
         return found
 
@@ -497,7 +505,7 @@ class Backoffs:
         for kept in state["holds"]:
             hold = Hold(
                 kept["order"], str(kept["rule"]), str(kept["why"]), now - passed + float(kept["ends_in"]),
-                now - passed + float(kept["began"]), int(kept["connections"]), float(kept["rate"]),
+                now - passed + float(kept["began"]), int(kept["connections"]), 0, float(kept["rate"]),
                 float(kept.get("top", math.inf)),
             )  # fmt: skip
             place.holds[hold.order] = hold
