@@ -229,9 +229,16 @@ def _scope(scope: str, source: str) -> str:
     return " ".join(words)
 
 
+def _soon(seconds: float) -> str:
+    """A duration that is not `0s`."""
+    from fastrelay.cli.output import duration
+
+    return duration(seconds) if seconds >= 0.05 else "0.1s"
+
+
 def _use(ones: Sequence[tuple[str, dict[str, Any]]], several: bool) -> str:
     """What is used of a limit now: of several sources, that of the one with the least left."""
-    from fastrelay.cli.output import count, duration
+    from fastrelay.cli.output import count
 
     kind = ones[0][1]["kind"]
     if kind == "connections":
@@ -242,7 +249,7 @@ def _use(ones: Sequence[tuple[str, dict[str, Any]]], several: bool) -> str:
         name, limit = max(ones, key=lambda one: (one[1]["wait_seconds"], -one[1]["left"]))
         used = limit["burst"] - limit["left"]
         if limit["wait_seconds"]:
-            shown = f"next in {duration(limit['wait_seconds'])}"
+            shown = f"next in {_soon(limit['wait_seconds'])}"
         else:
             shown = f"{count(limit['left'])} at once" if limit["left"] > 1 else "1 now"
     else:
@@ -255,7 +262,7 @@ def _use(ones: Sequence[tuple[str, dict[str, Any]]], several: bool) -> str:
 
 def show_sources(sources: Sequence[dict[str, Any]]) -> None:
     """Which could send this instant, and why not the others."""
-    from fastrelay.cli.output import LEFT, WIDE, Styled, duration, print_table, shown_words
+    from fastrelay.cli.output import LEFT, WIDE, Styled, print_table, shown_words
 
     rows: list[tuple[object, ...]] = []
     for source in sorted(sources, key=lambda one: not one["can_send"]):
@@ -267,7 +274,7 @@ def show_sources(sources: Sequence[dict[str, Any]]) -> None:
             continue
         waits = [one["until_seconds"] for one in source["obstacles"]]
         known = [wait for wait in waits if wait is not None]
-        when = f"in {duration(max(known))}" if len(known) == len(waits) else "no"
+        when = f"in {_soon(max(known))}" if len(known) == len(waits) else "no"
         for at, one in enumerate(source["obstacles"]):
             why = f"{shown_words(one['reason'])}: {one['detail']}"
             head = (source["name"], address, Styled(when, "red" if when == "no" else "yellow"))
@@ -277,9 +284,11 @@ def show_sources(sources: Sequence[dict[str, Any]]) -> None:
 
 def _open_to(source: dict[str, Any]) -> str:
     """What a source that can send has: the tightest of its rates, in words."""
-    from fastrelay.cli.output import count
+    from fastrelay.cli.output import count, plural
 
     parts = []
+    if source.get("connections"):
+        parts.append(f"over {plural(source['connections'], 'connection')}")
     plan = source.get("warmup")
     if plan is not None and plan.get("cold") is not False:
         parts.append(f"{count(plan['left'])} left of today's cap")

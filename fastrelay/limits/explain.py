@@ -7,8 +7,7 @@ only the governor knows: stages of warm-up and back-offs (`with_governor`).
 
 Looking takes nothing: no permit, no place. Pure where it can be; the worker is asked through a few attributes.
 
-Known faults: a session that is open already may send where a new connection could not; `sources` speaks of what limits
-and obstacles say, not of sessions at hand.
+Known faults: that a worker which has the mail has none of the open connections is not seen.
 """
 
 from __future__ import annotations
@@ -19,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from fastrelay.errors import FastrelayError
 from fastrelay.limits.rate import Rate
-from fastrelay.limits.shape import DEFAULT_POOL, Limit, Shape, Shaper, place_of
+from fastrelay.limits.shape import (
+    DEFAULT_POOL,
+    Limit,
+    Shape,
+    Shaper,
+    place_of,
+    scope_at_place,
+    scope_in_words,
+)
 from fastrelay.limits.warmup import key_of, ramps
 from fastrelay.route.names import normalize_domain, split_host
 from fastrelay.route.providers import OTHER
@@ -171,18 +178,27 @@ class Look:
         limits = [self._use(limit) for limit in shape.limits]
         warmup = self._warmup(configured)
         adaptive = self._adaptive(name)
-        obstacles = [*self._obstacles(name), *_spent(limits, warmup, adaptive)]
+        connections = self._connections(name)
+        obstacles = [*self._obstacles(name), *_spent(limits, warmup, adaptive, connections)]
         return {
             "name": name,
             "address": configured.address if configured is not None else None,
             "public_address": configured.public_address if configured is not None else None,
             "can_send": not obstacles,
             "obstacles": obstacles,
+            "connections": connections,
             "limits": limits,
             "numbers": _numbers(shape),
             "warmup": warmup,
             "adaptive": adaptive,
         }
+
+    def _connections(self, name: str) -> int:
+        """The source's open connections to the place, over all workers."""
+        if not self._in_use:
+            return 0
+        scope = "connections:" + scope_at_place(name, self._site.provider, self._site.key)
+        return self._app.table.used(self._app.table.cell(scope.encode("utf-8", "surrogateescape")))
 
     def _use(self, limit: Limit) -> dict[str, Any]:
         """A limit and what is used of it now, over all workers."""
@@ -284,15 +300,22 @@ def _obstacle(reason: str, detail: str, seconds: float | None = None) -> dict[st
 
 
 def _spent(
-    limits: Iterable[Mapping[str, Any]], warmup: Mapping[str, Any] | None, adaptive: Mapping[str, Any] | None
+    limits: Iterable[Mapping[str, Any]],
+    warmup: Mapping[str, Any] | None,
+    adaptive: Mapping[str, Any] | None,
+    connections: int,
 ) -> list[dict[str, Any]]:
-    """Limits that deny at this instant."""
+    """Limits that deny at this instant. Where connections are open, it is no obstacle that there may be no more."""
     found = []
     for limit in limits:
         if limit.get("wait_seconds"):
-            found.append(_obstacle(limit["reason"], f"{limit['scope']}: {limit['value']}", limit["wait_seconds"]))
-        elif limit["kind"] == "connections" and limit["used"] >= int(limit["value"]):
-            found.append(_obstacle(limit["reason"], f"{limit['scope']}: all {limit['value']} are open"))
+            if limit["kind"] == "rate" or not connections:
+                what = "" if limit["kind"] == "rate" else "new connections, "
+                words = f"{scope_in_words(limit['scope'])}: {what}{limit['value']}"
+                found.append(_obstacle(limit["reason"], words, limit["wait_seconds"]))
+        elif limit["kind"] == "connections" and limit["used"] >= int(limit["value"]) and not connections:
+            words = f"{scope_in_words(limit['scope'])}: all {limit['value']} connections are open"
+            found.append(_obstacle(limit["reason"], words))
     if warmup is not None and not warmup["left"]:
         said = f"the cap of {warmup['cap']} a {warmup['per']} is used" if warmup["cap"] else "no day is open yet"
         found.append(_obstacle("warmup_cap", f"plan {warmup['plan']}: {said}"))

@@ -98,6 +98,27 @@ def place_of(provider: str, site_key: str) -> str:
     return site_key if provider == OTHER else provider
 
 
+def scope_at_place(source: str, provider: str, site_key: str) -> str:
+    """The scope of one source at one place, as limits of a source at a provider name it."""
+    place = f"site:{_escaped(site_key)}" if provider == OTHER else f"provider:{_escaped(provider)}"
+    return f"source:{_escaped(source)} {place}"
+
+
+def scope_in_words(scope: str) -> str:
+    """A scope for people: `source:a provider:google` is "source a at google"."""
+    if scope == "relay":
+        return "all mail"
+    words: list[str] = []
+    for part in scope.split(" "):
+        kind, _, name = part.partition(":")
+        name = name.replace("%20", " ").replace("%25", "%")
+        if kind in ("provider", "site"):
+            words.append(f"at {name}" if words else f"all mail to {name}")
+        else:
+            words.append(f"in pool {name}" if kind == "pool" and words else f"{kind} {name}")
+    return " ".join(words)
+
+
 class Shaper:
     """The limits of one configuration."""
 

@@ -169,7 +169,13 @@ def test_what_is_used(tmp_path):
     assert limit["left"] == 0
     assert 0 < limit["wait_seconds"] <= 1
     assert not a["can_send"]
-    assert [(one["reason"], one["until_seconds"]) for one in a["obstacles"]] == [("rate_limit", limit["wait_seconds"])]
+    assert a["obstacles"] == [
+        {
+            "reason": "rate_limit",
+            "detail": "source a at google: 60/min burst 3",
+            "until_seconds": limit["wait_seconds"],
+        }
+    ]
     assert limits_of(b)["connections", "source:b provider:google"]["used"] == 1
     assert b["can_send"]
 
@@ -216,7 +222,18 @@ def test_all_connections_in_use(tmp_path):
     (obstacle,) = answer["sources"][0]["obstacles"]
     assert obstacle["reason"] == "connection_limit"
     assert obstacle["until_seconds"] is None
-    assert "pool:vip" in obstacle["detail"]
+    assert obstacle["detail"] == "pool vip: all 1 connections are open"
+
+
+def test_open_connections_go_on_where_there_may_be_no_more(tmp_path):
+    def prepare(box):
+        for scope in (b"connections:pool:vip", b"connections:source:a provider:google"):
+            assert box.app.table.acquire(box.app.table.cell(scope), 0, 1)
+
+    shaping = [{"pool": "vip", "connections": 1}]
+    answer = ask(tmp_path, {"domain": "example.com", "pool": "vip"}, prepare=prepare, shaping=shaping)
+    assert answer["sources"][0]["connections"] == 1
+    assert answer["sources"][0]["can_send"]
 
 
 def test_an_operator_holds_a_source(tmp_path):

@@ -9,7 +9,7 @@ from fastrelay.config.load import load_text
 from fastrelay.config.schema import Config, Delivery, from_builtins, to_builtins
 from fastrelay.config.sending import LimitSet, Provider, ShapingRule
 from fastrelay.limits.rate import Rate, parse_rate
-from fastrelay.limits.shape import Limit, Shape, Shaper, place_of
+from fastrelay.limits.shape import Limit, Shape, Shaper, place_of, scope_at_place, scope_in_words
 from fastrelay.route.providers import make_providers
 
 H = "hostname: a.example\nsources: [{name: a, address: 10.0.0.1}, {name: b, address: 10.0.0.2}]\n"
@@ -203,6 +203,29 @@ def test_cells():
 def test_places():
     assert place_of("google", "g:25") == "google"
     assert place_of("other", SITE) == SITE
+
+
+@pytest.mark.parametrize(
+    ("scope", "words"),
+    [
+        ("relay", "all mail"),
+        ("source:a", "source a"),
+        ("provider:google", "all mail to google"),
+        ("source:a provider:google", "source a at google"),
+        ("source:a site:mx.one:25", "source a at mx.one:25"),
+        ("source:a pool:vip", "source a in pool vip"),
+        ("pool:vip", "pool vip"),
+        ("campaign:a%20b%2520 tenant:t", "campaign a b%20 tenant t"),
+    ],
+)
+def test_scopes_in_words(scope, words):
+    assert scope_in_words(scope) == words
+
+
+@pytest.mark.parametrize("provider", ["google", "other"])
+def test_the_scope_at_a_place_is_that_of_the_limits(provider):
+    shape = shaper_of("").shape("a", provider, SITE, "", False)
+    assert scope_at_place("a", provider, SITE) in said(shape)
 
 
 # -- campaigns and tenants ---------------------------------------------------------------------------------------------
