@@ -41,14 +41,15 @@ class LimitSet(Struct, frozen=True):
 
 class Provider(LimitSet, frozen=True):
     """A mailbox provider: MX suffixes added to the built-in ones (or a new provider), and limits of each source there,
-    which take the place of the built-in ones key by key."""
+    which take the place of the built-in ones key by key. The name `other` stands for each unknown site on its own."""
 
     suffixes: list[MxSuffix] = []
 
 
 class ShapingRule(LimitSet, frozen=True):
     """A limit on what matches all the names given. A name is one counter for it; "*" is a counter for each name on
-    its own; a key left away sums over all of its kind. Every rule that matches holds."""
+    its own; a key left away sums over all of its kind. Every counter that matches holds; of rules for the same counter
+    the one that names most (limits/shape.py). A campaign or tenant has a rate only, and goes with no other name."""
 
     source: NameOrAny | None = None
     provider: NameOrAny | None = None
