@@ -1,29 +1,15 @@
 import os
 
-MAX_SLOTS: int
-CAPACITY: int
+from fastrelay._core.cells import CAPACITY as CAPACITY
+from fastrelay._core.cells import MAX_SLOTS as MAX_SLOTS
+from fastrelay._core.cells import Cells
+from fastrelay._core.cells import TableError as TableError
 
-class TableError(Exception):
-    path: str
-    why: str
-    def __init__(self, path: str, why: str) -> None: ...
-
-class Table:
-    path: str
-    slots: int
-    capacity: int
-    cells: int
-    shared: int
-    overflows: int
-    boot_id: str
-    hash_key: bytes
-    reloading: bool
-    def __init__(self, path: str | os.PathLike[str]) -> None: ...
+class Table(Cells):
     @staticmethod
     def create(
         path: str | os.PathLike[str], *, slots: int, boot_id: str, now_ns: int, capacity: int = ...
     ) -> Table: ...
-    def cell(self, name: bytes) -> int: ...
     def acquire(self, cell: int, slot: int, limit: int) -> bool: ...
     def release(self, cell: int, slot: int) -> None: ...
     def used(self, cell: int) -> int: ...
