@@ -73,7 +73,7 @@ class Reactions:
         if rule.actions.treat_as == "block":
             app.meters.count(names.BLOCKS, recipients, provider=provider, source=source)
         shown = text.decode("utf-8", "backslashreplace").replace("\n", " ")[:REPLY_CHARACTERS]
-        self._act(rule, source, place, f"{code} {shown}")
+        self._act(rule, source, place, site, f"{code} {shown}")
         self._report(
             {
                 "event": "reply_rule", "rule": rule.name, "source": source, "place": place, "provider": provider,
@@ -81,7 +81,7 @@ class Reactions:
             }
         )  # fmt: skip
 
-    def _act(self, rule: Rule, source: str, place: str, reply: str) -> None:
+    def _act(self, rule: Rule, source: str, place: str, site: Any, reply: str) -> None:
         """What can't wait for the supervisor."""
         actions = rule.actions
         if actions.slows:
@@ -89,7 +89,10 @@ class Reactions:
             self._slow(source, place, per_hour)
         lasts = actions.for_seconds or self._config.backoff.recover_seconds
         if actions.suspend_seconds is not None or actions.switch_source:
-            self._hold(rule, source, place, reply, actions.suspend_seconds or lasts, None)
+            lasts = actions.suspend_seconds or lasts
+            self._hold(rule, source, place, reply, lasts, None)
+            # The supervisor says when it is over; should it never have heard of it, the site looks by itself.
+            self._app.wake_later(site, self._app.clock.monotonic() + lasts + REPORT_SECONDS)
         elif actions.connections is not None:
             self._hold(rule, source, place, reply, lasts, actions.connections)
 
@@ -104,9 +107,7 @@ class Reactions:
 
     def _hold(self, rule: Rule, source: str, place: str, reply: str, seconds: float, connections: int | None) -> None:
         """A suspension or cut in this worker."""
-        board: Any = self._app.board
-        if not hasattr(board, "set_backoffs"):
-            return
+        board = self._app.board
         until = self._app.clock.wall() + seconds
         there = board.backoffs.get((source, place))
         if (
