@@ -155,9 +155,10 @@ def _shaping(config: Config, rules: Rules) -> None:
     """Names that exist, limits that can be counted, one limit for one scope."""
     if not rules.sound("shaping"):
         return
+    known = {"source": _source_names(config), "pool": _pool_names(config), "provider": sorted(_provider_names(config))}
     for index, rule in enumerate(config.shaping):
         path = f"shaping[{index}]"
-        _names(config, rules, path, rule)
+        _names(config, rules, path, rule, known)
         _countable(rules, path, rule)
         if all(getattr(rule, key) is None for key in LIMIT_KEYS):
             rules.problem(path, "limits nothing", "add rate, connection_rate, connections, or remove the rule")
@@ -165,22 +166,14 @@ def _shaping(config: Config, rules: Rules) -> None:
     _once(config, rules)
 
 
-def _names(config: Config, rules: Rules, path: str, rule: ShapingRule) -> None:
-    known: dict[str, tuple[Collection[str], str]] = {
-        "source": (_source_names(config), "sources"),
-        "pool": (_pool_names(config), "pools"),
-    }
-    if rule.provider not in (None, ANY):
-        known["provider"] = (_provider_names(config), "providers")
-    for key, (names, section) in known.items():
-        name = getattr(rule, key)
+def _names(config: Config, rules: Rules, path: str, rule: ShapingRule, known: Mapping[str, Collection[str]]) -> None:
+    """Names of a rule that nothing else knows."""
+    for key, names in known.items():
+        name, section = getattr(rule, key), f"{key}s"
         if name is not None and name != ANY and name not in names and rules.sound(section):
             kind = "sending address" if key == "source" else key
-            rules.problem(
-                f"{path}.{key}",
-                f"{name!r} is not a {kind} we know",
-                _mend(name, names, section, f"add it to {section}"),
-            )
+            mend = _mend(name, names, section, f"add it to {section}")
+            rules.problem(f"{path}.{key}", f"{name!r} is not a {kind} we know", mend)
     if rule.tenant not in (None, ANY):
         _tenant(config, rules, f"{path}.tenant", rule.tenant)
 
