@@ -1,4 +1,5 @@
 from asyncio import Future, Transport
+from collections.abc import Sequence
 from typing import Any
 
 from fastrelay._core.client import SmtpClient
@@ -57,6 +58,7 @@ class Session:
         limit: int,
         delivered_slot: int,
         transaction_seconds: Any,
+        urgent_cells: Sequence[int] = (),
     ) -> None: ...
     def connection_made(self, transport: Any) -> None: ...
     def get_buffer(self, hint: int) -> bytearray: ...

@@ -62,6 +62,9 @@ cdef class Engine:
     cdef public int64_t expire_ms
     cdef int64_t class_expire_ms[3]     # 0: expire_ms
     cdef public object boottime_ns      # a function
+    cdef double boot_for                # monotonic time at which boot time was read last
+    cdef int64_t boot_then_ns
+    cdef set yielding                   # cells for which a session leaves at this moment
     cdef public Waiting waiting       # which site waits for which rule
     cdef public object assign           # which campaign, tenant, pool, class and times a message has
     cdef public bint assigned           # whether a message without our header fields may have any
@@ -81,6 +84,7 @@ cdef class Engine:
     cdef uint32_t commit_seconds, commit_group
     cdef public object accept_edit
 
+    cdef int64_t boot_ns(self, double now) except -1
     cdef int _clock(self, double wall) except -1
     cdef int _event_begin(self, const char* name, double wall, bytes tag, uint64_t msgid) except -1
     cdef bint _has_field(self, bytes content, Py_ssize_t header_length) except -1

@@ -119,6 +119,8 @@ cdef class Engine:
         self.expire_ms = expire_ms
         self.class_expire_ms[0] = self.class_expire_ms[1] = self.class_expire_ms[2] = 0
         self.boottime_ns = boottime_ns or (lambda: int(monotonic() * 1e9))
+        self.boot_for = -1
+        self.yielding = set()
         self.waiting = Waiting()
         self.assign = None
         self.assigned = False
@@ -150,6 +152,14 @@ cdef class Engine:
             self.spool = spool
             self.inflight = inflight
         return len(self.spools) - 1
+
+    cdef int64_t boot_ns(self, double now) except -1:
+        """CLOCK_BOOTTIME, read once for all that is done at the monotonic time `now`. It may be that much old: a limit
+        that is asked for an earlier moment gives less, never more."""
+        if now != self.boot_for:
+            self.boot_then_ns = self.boottime_ns()
+            self.boot_for = now
+        return self.boot_then_ns
 
     # -- words ------------------------------------------------------------------------------------------------
 
@@ -660,7 +670,7 @@ cdef class Engine:
         if gate is None:
             gate = self._gate(site, source)
         if gate.count or site.parked or site.cold_gates:
-            now_ns = self.boottime_ns()
+            now_ns = self.boot_ns(now)
             if site.cold_gates and self._left_to_cold(site, source, gate, now_ns):
                 return None
         most = min(most, <int> MOST_RECIPIENTS)
@@ -695,7 +705,7 @@ cdef class Engine:
             granted = 0
             if gate.count or flow_gate.count:
                 if now_ns == 0:
-                    now_ns = self.boottime_ns()
+                    now_ns = self.boot_ns(now)
                 granted = self._permit(site, source, flow, gate, <int> PyList_GET_SIZE(numbers), now_ns)
                 if granted == 0:
                     if flow.parked_until_ns:

@@ -8,6 +8,9 @@ from fastrelay._core.index cimport SiteQueue
 from fastrelay._core.slab cimport Slab
 from fastrelay._core.table cimport Table
 
+cdef enum:
+    MOST_CELLS = 8
+
 cdef class Session:
     cdef readonly SmtpClient client
     cdef readonly Engine engine
@@ -27,6 +30,9 @@ cdef class Session:
     cdef Table table
     cdef uint32_t cell, slot
     cdef int32_t limit
+    cdef uint32_t urgent_cells[MOST_CELLS]
+    cdef int urgent_count
+    cdef uint32_t yields_for            # the cell for which it leaves; 0: none
     cdef int delivered_slot
     cdef object transaction_seconds
     cdef unsigned char* buffer
@@ -38,3 +44,4 @@ cdef class Session:
     cdef int _close(self, double now) except -1
     cdef int _finish(self, double now) except -1
     cdef bint _over_share(self) noexcept
+    cdef bint _gives_way(self, double now) except -1

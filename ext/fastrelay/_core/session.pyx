@@ -33,10 +33,12 @@ cdef class Session:
 
     def __init__(self, SmtpClient client, Engine engine, SiteQueue site, pool, *, int source, str source_name, str host,
                  str address, bytes tail, Py_ssize_t messages, int most, Table table, uint32_t cell, uint32_t slot,
-                 int32_t limit, int delivered_slot, transaction_seconds):
+                 int32_t limit, int delivered_slot, transaction_seconds, urgent_cells=()):
         """`tail`: the part of an event that is the same for all of this session's deliveries. `messages`: how many
         may go over this connection. `most`: recipients of one transaction. `cell`, `slot`, `limit`: its place in the
-        shared connection count."""
+        shared connection count. `urgent_cells`: where other workers say (Table.want) that transactional mail of theirs
+        waits for one of this session's places."""
+        cdef int i
         self.client = client
         self.engine = engine
         self.site = site
@@ -52,6 +54,10 @@ cdef class Session:
         self.cell = cell
         self.slot = slot
         self.limit = limit
+        self.urgent_count = min(<int> len(urgent_cells), <int> MOST_CELLS)
+        for i in range(self.urgent_count):
+            self.urgent_cells[i] = urgent_cells[i]
+        self.yields_for = 0
         self.delivered_slot = delivered_slot
         self.transaction_seconds = transaction_seconds
         self.buffer = <unsigned char*> PyByteArray_AS_STRING(engine.read_buffer)
@@ -85,6 +91,8 @@ cdef class Session:
             return
         self.closed = self.closing = True
         self.transport = None
+        if self.yields_for:
+            self.engine.yielding.discard(self.yields_for)
         try:
             self.client.connection_lost(now)
             self.pump(now)
@@ -200,12 +208,28 @@ cdef class Session:
         return self.limit > 0 and (self.table.held(self.cell, self.slot)
                                    > self.table.share(self.cell, self.slot, self.limit))
 
+    cdef bint _gives_way(self, double now) except -1:
+        """Transactional mail in another worker waits for a place that this session holds, and there is none of that
+        here: it leaves, one session of this worker at a time."""
+        cdef int i
+        cdef int64_t now_ns
+        if self.urgent_count == 0 or self.site.urgent:
+            return False
+        now_ns = self.engine.boot_ns(now)
+        for i in range(self.urgent_count):
+            if (self.table.others_want(self.urgent_cells[i], self.slot, now_ns)
+                    and self.urgent_cells[i] not in self.engine.yielding):
+                self.yields_for = self.urgent_cells[i]
+                self.engine.yielding.add(self.yields_for)
+                return True
+        return False
+
     cpdef bint go(self, double now) except -1:
         """Starts the next transaction; False where there is none (the session is then idle)."""
         cdef Delivery delivery
         if self.closing or self.closed or self.client.state != STATE_READY:
             return False
-        if self.messages_left <= 0 or self.held or self._over_share():
+        if self.messages_left <= 0 or self.held or self._over_share() or self._gives_way(now):
             self.leave(now)
             return False
         delivery = self.engine.pull(self.site, self.source, self.most, now)
@@ -247,6 +271,9 @@ cdef class Session:
         """Deadlines; the worker calls this about once a second for each session."""
         if self.gone_by and now >= self.gone_by:
             self.abort()
+            return
+        if self.idle and self._gives_way(now):
+            self.leave(now)
             return
         if self.paused and self.transport is not None:
             self.client.progress(now, self.transport.get_write_buffer_size())
