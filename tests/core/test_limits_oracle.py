@@ -10,7 +10,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastrelay._core.limits import Gate, Rule, Waiting
@@ -18,6 +18,8 @@ from fastrelay._core.table import Table
 
 SECOND = 10**9
 SLOTS = 2
+# No time decides a test, whatever else the host does.
+ANY_TIME = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @contextlib.contextmanager
@@ -175,7 +177,7 @@ class Play:
 
 
 @given(RULES, STEPS)
-@settings(max_examples=300, deadline=None)
+@settings(ANY_TIME, max_examples=300)
 def test_gates_keep_the_promise(rules: list[tuple[int, int]], steps: list[tuple]) -> None:
     with path_for_table() as path:
         play = Play(path, rules)
@@ -230,7 +232,7 @@ def backlog(path: str, rules: list[tuple[int, int]], seconds: float, sites: int,
     st.integers(1, 40),
     st.integers(),
 )
-@settings(max_examples=40, deadline=None)
+@settings(ANY_TIME, max_examples=40)
 def test_backlog_uses_98_percent(shapes: list[tuple[int, int]], sites: int, seed: int) -> None:
     """Rates of 0.2 to 10 a second with the burst that is theirs by default, or more."""
     rules = [(SECOND * 5 // rate, max(1, -(-rate // 10)) + more) for rate, more in shapes]
@@ -296,7 +298,7 @@ class Lines:
 
 
 @given(WAITS)
-@settings(max_examples=300, deadline=None)
+@settings(ANY_TIME, max_examples=300)
 def test_waiting_against_lists(steps: list[tuple]) -> None:
     with path_for_table() as path:
         table = Table.create(path, slots=1, boot_id="b", now_ns=0, capacity=64)

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastrelay._core.table import MAX_SLOTS, Table, TableError
 
 SECOND = 10**9
 FOREVER = 2**63 - 1
+# No time decides a test, whatever else the host does.
+ANY_TIME = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # A table that is made at 0 allows bursts from the start: no other boot was before.
 Make = Callable[..., Table]
 
@@ -146,6 +148,7 @@ def test_fair_shares(make: Make, demands: list[int], limit: int, expected: list[
     assert shares(make(), demands, limit) == expected
 
 
+@ANY_TIME
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=8), st.integers(0, 100), st.integers(0, 7))
 def test_shares_are_max_min_fair(demands: list[int], limit: int, cell: int) -> None:
     path = f"/dev/shm/test_table.{os.getpid()}"
@@ -189,7 +192,7 @@ class Bucket:
     burst=st.integers(1, 50),
     takes=st.lists(st.tuples(st.integers(0, 20 * SECOND), st.integers(1, 60)), max_size=60),
 )
-@settings(max_examples=200)
+@settings(ANY_TIME, max_examples=200)
 def test_rates_against_a_bucket(emission: int, burst: int, takes: list[tuple[int, int]]) -> None:
     path = f"/dev/shm/test_table.{os.getpid()}"
     try:
@@ -315,6 +318,7 @@ def test_a_cut_table_is_refused_and_made_anew_without_burst(make: Make, path: Pa
     assert make(now_ns=9 * SECOND).take(1, 9 * SECOND, 1, SECOND, 4) == SECOND
 
 
+@ANY_TIME
 @given(st.binary(min_size=1, max_size=200), st.integers(0, 8000))
 def test_random_damage_never_crashes(junk: bytes, at: int) -> None:
     path = f"/dev/shm/test_table_damage.{os.getpid()}"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastrelay._core.table import Table
@@ -123,6 +123,7 @@ def test_a_shared_cell_grants_nothing_of_a_cap(make: Make) -> None:
     assert table.cap_claim(128, 1) == (0, 0)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.one_of(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fastrelay._core.table import Table
@@ -101,7 +101,7 @@ def test_a_worker_that_has_not_reloaded_goes_by_the_stricter_rule(make: Make, tm
         max_size=30,
     )
 )
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_no_window_over_changes_admits_more(steps: list[tuple[int, int, int, int]]) -> None:
     """(pause, emission, burst, most): in every window at most what each rule lets flow in its time, and the larger
     burst of those that held."""
