@@ -1,6 +1,7 @@
 """The part of the configuration on how fast mail leaves: what is read, and each mistake with its line and mend."""
 
 import random
+import zoneinfo
 
 import msgspec
 import pytest
@@ -8,8 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fastrelay.config import schema
+from fastrelay.config import forms, schema
 from fastrelay.config.base import Origins
+from fastrelay.config.forms import TEXTS
 from fastrelay.config.load import load, load_text, parse
 from fastrelay.config.render import render
 from fastrelay.config.sending import (
@@ -384,6 +386,31 @@ def test_warnings(name):
 )
 def test_what_is_fine(text):
     assert parse(text, "test.yaml").warnings == []
+
+
+# -- time zones --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("text", "zone"), [("utc", "UTC"), ("UTC", "UTC"), ("Europe/Berlin", "Europe/Berlin")])
+def test_time_zones(text, zone):
+    assert TEXTS["time_zone"](text) == zone
+
+
+@pytest.mark.parametrize("text", ["", "../etc/passwd", "/etc/passwd", "Europe", "a\0b", "x" * 5000, "Europe/Berlin "])
+def test_no_time_zones(text):
+    with pytest.raises(ValueError, match="is not a time zone; "):
+        TEXTS["time_zone"](text)
+
+
+def test_a_host_without_time_zones_is_told_so(monkeypatch):
+    def none(name):
+        raise zoneinfo.ZoneInfoNotFoundError(name)
+
+    monkeypatch.setattr(forms.zoneinfo, "ZoneInfo", none)
+    monkeypatch.setattr(forms.zoneinfo, "available_timezones", set)
+    assert TEXTS["time_zone"]("UTC") == "UTC"  # needs no database
+    with pytest.raises(ValueError, match="no time zones; install tzdata"):
+        TEXTS["time_zone"]("Europe/Berlin")
 
 
 # -- files of back-off rules -------------------------------------------------------------------------------------------

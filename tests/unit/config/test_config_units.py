@@ -79,6 +79,17 @@ def test_not_a_share(text):
         units.parse_share(text)
 
 
+@pytest.mark.parametrize(("text", "n"), [("20", 20), ("20 connections", 20), (" 1 connection ", 1), ("0", 0)])
+def test_connections(text, n):
+    assert units.parse_connections(text) == n
+
+
+@pytest.mark.parametrize("text", ["", "connections", "-1", "1.5", "20 messages", "20connections", "10000000000"])
+def test_not_connections(text):
+    with pytest.raises(ValueError, match="; "):
+        units.parse_connections(text)
+
+
 @pytest.mark.parametrize(
     ("text", "endpoint"),
     [
