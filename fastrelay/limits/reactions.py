@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 REPORT_SECONDS = 1.0
 FIRST_PAUSE_PER_HOUR = 180.0  # until the supervisor has said how to go on: a message in 20 s
 REPORTS_AT_ONCE = 3  # in REPORT_SECONDS, for each rule, source and place
+OWN = "worker"  # begins the id of an order that the supervisor has not confirmed
 MAX_UNREPORTED = 10_000  # rule × source × place; beyond that reports go at once
 
 
@@ -73,7 +74,7 @@ class Reactions:
         if rule.actions.treat_as == "block":
             app.meters.count(names.BLOCKS, recipients, provider=provider, source=source)
         shown = text.decode("utf-8", "backslashreplace").replace("\n", " ")[:REPLY_CHARACTERS]
-        self._act(rule, source, place, site, f"{code} {shown}")
+        self._act(rule, source, place, f"{code} {shown}")
         self._report(
             {
                 "event": "reply_rule", "rule": rule.name, "source": source, "place": place, "provider": provider,
@@ -81,7 +82,7 @@ class Reactions:
             }
         )  # fmt: skip
 
-    def _act(self, rule: Rule, source: str, place: str, site: Any, reply: str) -> None:
+    def _act(self, rule: Rule, source: str, place: str, reply: str) -> None:
         """What can't wait for the supervisor."""
         actions = rule.actions
         if actions.slows:
@@ -89,10 +90,7 @@ class Reactions:
             self._slow(source, place, per_hour)
         lasts = actions.for_seconds or self._config.backoff.recover_seconds
         if actions.suspend_seconds is not None or actions.switch_source:
-            lasts = actions.suspend_seconds or lasts
-            self._hold(rule, source, place, reply, lasts, None)
-            # The supervisor says when it is over; should it never have heard of it, the site looks by itself.
-            self._app.wake_later(site, self._app.clock.monotonic() + lasts + REPORT_SECONDS)
+            self._hold(rule, source, place, reply, actions.suspend_seconds or lasts, None)
         elif actions.connections is not None:
             self._hold(rule, source, place, reply, lasts, actions.connections)
 
@@ -118,10 +116,19 @@ class Reactions:
             return
         described = [dataclasses.asdict(one) for one in board.backoffs.values()]
         new = {
-            "id": f"{source}:{place}", "source": source, "place": place, "until_wall": until, "rule": rule.name,
+            "id": f"{OWN}:{source}:{place}", "source": source, "place": place, "until_wall": until, "rule": rule.name,
             "why": reply, "connections": connections,
         }  # fmt: skip
         board.set_backoffs([*described, new])
+        board.call_later(seconds, lambda: self._lift(source, place, until))
+
+    def _lift(self, source: str, place: str, until_wall: float) -> None:
+        """An order of ours ends with its time. One that the supervisor has confirmed is ended by the supervisor."""
+        board = self._app.board
+        there = board.backoffs.get((source, place))
+        if there is not None and there.id.startswith(OWN) and there.until_wall == until_wall:
+            kept = [dataclasses.asdict(one) for key, one in board.backoffs.items() if key != (source, place)]
+            board.set_backoffs(kept)
 
     # -- reports ------------------------------------------------------------------------------------------------------
 
