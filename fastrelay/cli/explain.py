@@ -289,6 +289,8 @@ def _open_to(source: dict[str, Any]) -> str:
     parts = []
     if source.get("connections"):
         parts.append(f"over {plural(source['connections'], 'connection')}")
+    if source.get("most_connections") is not None:
+        parts.append(f"over {plural(source['most_connections'], 'connection')} at most, by its replies")
     plan = source.get("warmup")
     if plan is not None and plan.get("cold") is not False:
         parts.append(f"{count(plan['left'])} left of today's cap")

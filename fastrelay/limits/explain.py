@@ -136,22 +136,18 @@ def _waiting(app: App, domain: str, site: Any, now: float) -> dict[str, Any]:
     queues = []
     for queue in app.board.sites.values() if site is not None else ():
         if queue.key == site.key:
-            backoff = queue.backoff_until - now
+            reason, detail, seconds = app.board.why_site(queue, now)
             queues.append(
                 {
-                    "pool": _text(getattr(queue, "pool_name", "")) or DEFAULT_POOL,
+                    "pool": queue.pool_name or DEFAULT_POOL,
                     "ready": queue.ready(),
-                    "sessions": len(queue.pool.sessions) if queue.pool is not None else 0,
-                    "reason": app.board.site_reason(queue, now),
-                    "detail": queue.detail,
-                    "until_seconds": round(backoff, 1) if backoff > 0 else None,
+                    "sessions": len(queue.pool.sessions),
+                    "reason": reason,
+                    "detail": detail,
+                    "until_seconds": seconds,
                 }
             )
     return {"domain": queued, "queues": queues}
-
-
-def _text(name: str | bytes) -> str:
-    return name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
 
 
 # -- one source --------------------------------------------------------------------------------------------------------
@@ -187,6 +183,7 @@ class Look:
             "can_send": not obstacles,
             "obstacles": obstacles,
             "connections": connections,
+            "most_connections": self._cut_to(name),  # by a back-off; None: as limited
             "limits": limits,
             "numbers": _numbers(shape),
             "warmup": warmup,
@@ -199,6 +196,13 @@ class Look:
             return 0
         scope = "connections:" + scope_at_place(name, self._site.provider, self._site.key)
         return self._app.table.used(self._app.table.cell(scope.encode("utf-8", "surrogateescape")))
+
+    def _cut_to(self, name: str) -> int | None:
+        """How many connections a rule about replies leaves the source here."""
+        backoff = self._app.board.backoffs.get((name, self._place))
+        if backoff is None or backoff.until_wall <= self._app.clock.wall():
+            return None
+        return backoff.connections
 
     def _use(self, limit: Limit) -> dict[str, Any]:
         """A limit and what is used of it now, over all workers."""
@@ -227,19 +231,17 @@ class Look:
         held = board.source_held(name, self._site.provider)
         if held is not None:
             found.append(_obstacle("suspended", f"suspension {held.id}: {held.why or 'no reason given'}"))
-        wall = app.clock.wall()
-        for backoff in getattr(board, "backoffs", None) or ():
-            here = (backoff.source, backoff.place) == (name, self._place)
-            if here and backoff.connections is None and backoff.until_wall > wall:
-                found.append(_obstacle("provider_backoff", backoff.detail, backoff.until_wall - wall))
+        backoff = board.backoffs.get((name, self._place))
+        seconds = backoff.until_wall - app.clock.wall() if backoff is not None else 0.0
+        if backoff is not None and backoff.connections is None and seconds > 0:
+            found.append(_obstacle("provider_backoff", backoff.detail, seconds))
         own = app.sources.get(name)
         if own is not None and self._families and not any(own.reaches(family) for family in self._families):
             found.append(_obstacle("no_source", f"no host has an address that {own.address} reaches"))
         for queue in board.sites.values():
-            choice = getattr(queue.pool, "choice", None)
-            if queue.key == self._site.key and choice is not None and own is not None:
+            if queue.key == self._site.key and own is not None:
                 now = app.clock.monotonic()
-                obstacle = choice.obstacle(own, now)
+                obstacle = queue.pool.choice.obstacle(own, now)
                 if obstacle is not None and obstacle.reason == "no_source":
                     until = None if obstacle.until is None else obstacle.until - now
                     found.append(_obstacle("no_source", obstacle.detail, until))

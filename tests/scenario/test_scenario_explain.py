@@ -52,6 +52,14 @@ def test_a_limit_of_the_file_holds_and_is_told(net: Simulation, make_relay: Make
     (obstacle,) = answer["sources"][0]["obstacles"]
     assert (obstacle["reason"], obstacle["detail"]) == ("rate_limit", "source a at house: 2/h burst 2")
     assert relay.summary()["delivered"] <= 2
+    wait_until(
+        lambda: "rate_limit" in {queue["reason"] for queue in told(relay, "a.example")["waiting"]["queues"]},
+        60.0,
+        "the reason of what waits",
+    )
+    waiting = told(relay, "a.example")["waiting"]
+    assert 3 <= waiting["domain"] <= 5
+    assert sum(queue["ready"] for queue in waiting["queues"]) == waiting["domain"]
     shown = relay.cli("explain", "someone@a.example").stdout
     assert f"line {line}, providers.house" in shown
     assert "seen as 192.0.2.77" in shown

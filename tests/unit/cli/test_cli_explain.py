@@ -219,7 +219,7 @@ def test_warm_up(ask, answer):
     }  # fmt: skip
     answer["sources"][1]["warmup"] = plan
     answer["sources"][0]["warmup"] = {**plan, "key": "*", "cold": False, "state": "done", "why": ""}
-    answer["sources"][1]["connections"] = 3
+    answer["sources"][1] |= {"connections": 3, "most_connections": 4}
     answer["sources"][1]["adaptive"] = {"per_hour": 1200.4, "wait_seconds": 0.0}
     result = ask("explain", "example.com")
     assert line_of(result, "held") == (
@@ -227,7 +227,7 @@ def test_warm_up(ask, answer):
     )
     assert "mail to all others 3 of 28 none a day done" in line_of(result, "done")
     assert line_of(result, "yes", "b ").endswith(
-        "yes over 3 connections; 1,850 left of today's cap; slowed down to 1,200 an hour by its replies"
+        "yes over 3 connections; over 4 connections at most, by its replies; 1,850 left of today's cap; slowed down to 1,200 an hour by its replies"
     )
 
 

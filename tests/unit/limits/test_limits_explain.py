@@ -251,6 +251,34 @@ def test_an_operator_holds_a_source(tmp_path):
     assert elsewhere["sources"][0]["can_send"]
 
 
+def test_a_rule_about_replies_holds_a_source(tmp_path):
+    def prepare(box):
+        until = box.clock.wall() + 600
+        orders = [
+            {"id": "1", "source": "a", "place": "google", "until_wall": until, "rule": "tss04", "why": "421 go away"},
+            {
+                "id": "2",
+                "source": "b",
+                "place": "google",
+                "until_wall": until,
+                "rule": "r",
+                "why": "x",
+                "connections": 1,
+            },
+        ]
+        box.app.set_limits({"backoffs": orders, "warmup": [], "adaptive": []})
+
+    at_google, elsewhere = ask(tmp_path, {"domain": "example.com"}, {"domain": "other.example"}, prepare=prepare)
+    held, cut = at_google["sources"]
+    (obstacle,) = held["obstacles"]
+    assert (obstacle["reason"], round(obstacle["until_seconds"])) == ("provider_backoff", 600)
+    assert "tss04" in obstacle["detail"]
+    assert "421 go away" in obstacle["detail"]
+    assert cut["can_send"]
+    assert cut["most_connections"] == 1
+    assert elsewhere["sources"][0]["can_send"]
+
+
 def test_a_source_of_the_wrong_family(tmp_path):
     answer = ask(tmp_path, {"domain": "v6.example"})
     assert [one["reason"] for one in answer["sources"][0]["obstacles"]] == ["no_source"]
