@@ -1,5 +1,6 @@
 """The collector: slabs summed up, what a dead worker leaves, the text as Prometheus reads it."""
 
+import asyncio
 import re
 import subprocess
 from pathlib import Path
@@ -22,7 +23,8 @@ class Slots:
         self.slabs = [Slab(folder / f"slab.{slot}", create=True) for slot in range(2)]
         self.alive = [True, True]
         self.facts = Facts()
-        self.registry = registry(SlabCollector(lambda: zip(self.slabs, self.alive, strict=True), lambda: self.facts))
+        self.collector = SlabCollector(lambda: zip(self.slabs, self.alive, strict=True), lambda: self.facts)
+        self.registry = registry(self.collector)
 
     def text(self) -> str:
         return render(self.registry).decode()
@@ -172,3 +174,27 @@ def test_promtool_finds_nothing(slots: Slots) -> None:
         [promtool, "check", "metrics"], input=slots.text(), capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_samples_for_those_who_do_without_prometheus(slots: Slots) -> None:
+    for slab, n in zip(slots.slabs, (3, 4), strict=True):
+        slab.inc(names.OUTCOMES_TOTAL.entry(slab, outcome="delivered", provider="google", source="a"), n)
+        slab.observe(names.DNS_SECONDS.entry(slab), 0.1)
+    slots.facts.set(names.WORKER_UP, 1, "0")
+    wanted = [names.OUTCOMES_TOTAL.name, names.WORKER_UP.name, names.DNS_SECONDS.name, "fastrelay_of_another_version"]
+    assert asyncio.run(slots.collector.read(wanted)) == {
+        "fastrelay_outcomes_total": [(("delivered", "google", "a"), 7)],
+        "fastrelay_worker_up": [(("0",), 1)],
+        "fastrelay_dns_seconds": [],  # a histogram is no number
+    }
+    assert set(asyncio.run(slots.collector.read())) == set(names.METRICS)
+
+
+def test_what_the_supervisor_knows_is_taken_when_it_is_asked_to(slots: Slots) -> None:
+    """The text is made in another thread than the one that changes the facts."""
+    slots.facts.set(names.WORKER_UP, 1, "0")
+    slots.registry.prepare()
+    slots.facts = Facts()
+    slots.facts.set(names.WORKER_UP, 0, "0")
+    assert slots.series()["fastrelay_worker_up", (("worker", "0"),)] == 1
+    assert slots.series()["fastrelay_worker_up", (("worker", "0"),)] == 0  # a prepared one serves once

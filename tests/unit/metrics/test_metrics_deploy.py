@@ -156,3 +156,13 @@ def test_the_sysctl_file_names_settings_of_this_kernel() -> None:
             assert value, line
             path = Path("/proc/sys") / name.replace(".", "/")
             assert path.exists() or not path.parent.exists(), line
+
+
+def test_the_readme_names_commands_and_files_that_there_are() -> None:
+    from fastrelay.cli.group import COMMANDS
+
+    text = (REPO / "README.md").read_text()
+    commands = set(re.findall(r"(?:^ +|`|bin/)fastrelay ([a-z]+)", text, re.MULTILINE)) - {"is"}
+    assert commands - set(COMMANDS) == set()
+    paths = set(re.findall(r"(?<![\w/.])((?:deploy|benchmarks|tests|fastrelay|ext)/[\w./-]*\w)", text))
+    assert [path for path in sorted(paths) if not list(REPO.glob(f"{path}*"))] == []
