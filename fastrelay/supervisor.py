@@ -265,7 +265,7 @@ class Supervisor:
             "table": self._path("table"),
             "slab": self._path(f"slab.{slot}"),
             "suspensions": self.suspensions.listed,
-            "limits": self.governor.state(),
+            "limits": self.governor.told(),
             "orphans": self._orphans.get(slot, []),
             "boot_id": self.clock.boot_id(),
         }
@@ -314,7 +314,7 @@ class Supervisor:
             if suspensions is not self.suspensions.listed:
                 await slot.request("suspensions", {"suspensions": self.suspensions.listed}, RELOAD_SECONDS)
             if limits != self.governor.version:
-                await slot.request("limits", {"limits": self.governor.state()}, RELOAD_SECONDS)
+                await slot.request("limits", {"limits": self.governor.told()}, RELOAD_SECONDS)
             if config is not self.config:
                 await slot.request("reload", {"config": to_builtins(self.config)}, RELOAD_SECONDS)
             self._owing_reload.discard(slot.number)
@@ -334,7 +334,7 @@ class Supervisor:
         if self.governor.version == self._told_limits:
             return []
         self._told_limits = self.governor.version
-        failed = await self._tell_all("limits", {"limits": self.governor.state()})
+        failed = await self._tell_all("limits", {"limits": self.governor.told()})
         for slot, error in failed:
             if slot.ready.is_set():  # else it is told at its start
                 log.warning("worker %d was not told of changed limits: %s", slot.number, error)

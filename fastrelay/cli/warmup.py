@@ -290,7 +290,7 @@ def show_status(rows: list[dict[str, Any]]) -> None:
         if row["state"] in ("held", "stopped"):
             click.echo(f"{clean(name)} is {row['state']}{who}: {clean(row['why'])}")
         elif row["state"] == "running" and row.get("why"):
-            click.echo(f"{clean(name)} is on the same stage as before: {clean(row['why'])}")
+            click.echo(f"{clean(name)}: {clean(row['why'])}")
         verdict = row.get("verdict")
         if verdict and row["state"] != "stopped":
             act = _VERDICTS.get(verdict["act"], verdict["act"])

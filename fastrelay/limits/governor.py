@@ -2,7 +2,7 @@
 
 `tick()` once a second reads what became of attempts (the workers' metrics files), and writes caps, spreads and adaptive
 rates into the shared table, where workers find them at their next permit. What must be told in words (back-offs, the
-view of warm-up) is in `state()`, which the supervisor gives to all workers whenever `version` has changed.
+view of warm-up) is in `told()`, which the supervisor gives to all workers whenever `version` has changed.
 
 Its parts: warm-up (warming.py) and back-off (backoff.py, adaptive.py). Each keeps its state in the LMDB `control`, and
 what it cannot read or write never makes anything faster.
@@ -111,7 +111,7 @@ class Governor:
 
     @property
     def version(self) -> int:
-        """Grows whenever workers should get `state()` again."""
+        """Grows whenever workers should get `told()` again."""
         return self.warmup.version + self.backoffs.version
 
     def reload(self, config: Config) -> None:
@@ -123,12 +123,14 @@ class Governor:
 
     def tick(self) -> None:
         """Once a second."""
-        self._counts = self._read_counts()
-        for part in (self.backoffs.tick, self.warmup.tick):
+        for part in (self._look, self.backoffs.tick, self.warmup.tick):
             try:
                 part()
             except Exception:
                 log.exception("a part of the governor failed; please report this")
+
+    def _look(self) -> None:
+        self._counts = self._read_counts()
 
     def report(self, event: dict[str, Any]) -> None:
         """What a worker tells: a reply that a rule matched (`reply_rule`), or a complaint (`complaint`: source, place,
@@ -138,8 +140,17 @@ class Governor:
         elif event.get("event") == "complaint":
             self.warmup.complained(str(event.get("source")), str(event.get("place")), int(event.get("n") or 1))
 
+    def told(self) -> dict[str, Any]:
+        """What workers must hear of state(): of warm-up only who is warm by now, since caps are in the table."""
+        done = [track for track in self.warmup.tracks.values() if track.progress.state == "done"]
+        return {
+            "warmup": [{"source": track.source, "key": track.key, "cold": False} for track in done],
+            "backoffs": self.backoffs.active(),
+            "adaptive": self.backoffs.adaptive(),
+        }
+
     def state(self) -> dict[str, Any]:
-        """For workers, metrics and people."""
+        """For metrics and people."""
         return {
             "warmup": warmup_view.rows(self.warmup),
             "backoffs": self.backoffs.active(),

@@ -279,7 +279,7 @@ def _judged(progress: Progress, plan: WarmupPlan, ramp: Ramp) -> Step:
     if found is not None and found[0] == "step_back":
         back = max(0, progress.stage - 1)
         state: State = "held" if progress.operator and progress.state == "held" else "running"
-        progress = msgspec.structs.replace(progress, stage=back, state=state, why=found[1])
+        progress = msgspec.structs.replace(progress, stage=back, state=state, why=f"stepped back: {found[1]}")
         return progress, [Change("stepped_back", stage, back + 1, found[1])]
     if progress.state == "held" and (progress.operator or (found is None and not enough)):
         return progress, []
@@ -289,7 +289,7 @@ def _judged(progress: Progress, plan: WarmupPlan, ramp: Ramp) -> Step:
     cap = ramp.caps[progress.stage]
     delivered = delivered_of(progress, ramp)
     if delivered < needed(plan, cap):
-        why = f"{delivered} of {cap} delivered, fewer than {percent(plan.advance_at_share)}"
+        why = f"not moved on: {delivered} of {cap} delivered, fewer than {percent(plan.advance_at_share)}"
         return msgspec.structs.replace(progress, state="running", why=why), []
     progress = msgspec.structs.replace(progress, stage=progress.stage + 1, state="running", why="")
     why = f"{delivered} of {cap} delivered"
@@ -310,7 +310,11 @@ def _idle(progress: Progress, plan: WarmupPlan, number: int, now: Moment) -> Ste
     why = f"nothing sent for {days} days"
     stage = progress.stage + 1
     progress = msgspec.structs.replace(
-        progress, stage=back, idle_steps=progress.idle_steps + steps, evidence=Tally(), why=why
+        progress,
+        stage=back,
+        idle_steps=progress.idle_steps + steps,
+        evidence=Tally(),
+        why=f"stepped back: {why}",
     )
     return progress, [Change("stepped_back", stage, back + 1, why)] if back + 1 != stage else []
 

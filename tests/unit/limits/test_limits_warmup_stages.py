@@ -244,7 +244,7 @@ def test_calendar_days_count_without_mail() -> None:
     assert source.stage == 4
     held = Source(count="calendar_days")
     held.day()
-    assert (held.stage, held.progress.why) == (1, "0 of 100 delivered, fewer than 90 %")
+    assert (held.stage, held.progress.why) == (1, "not moved on: 0 of 100 delivered, fewer than 90 %")
 
 
 def test_sending_days_wait_for_mail_even_if_any_number_will_do() -> None:
