@@ -264,13 +264,25 @@ def test_a_rule_that_grew_laxer_is_noticed(table: Table) -> None:
     gate = Gate((rule,))
     assert gate.permit(1, SECOND, False) == 1
     assert gate.permit(1, SECOND, False) == 0
+    assert gate.retry_at_ns == 86401 * SECOND
     waiting.wait(rule, "site", gate.retry_at_ns)
-    waiting.due(gate.retry_at_ns)
-    waiting.wait(rule, "site", 2 * SECOND)
+    assert waiting.next_ns() == 2 * SECOND
     assert waiting.due(2 * SECOND) == []
     assert waiting.next_ns() == 3 * SECOND
     table.set_rate(rule.cell, 0, 0)
     assert waiting.due(3 * SECOND) == ["site"]
+
+
+def test_what_another_worker_gives_back_is_noticed(table: Table) -> None:
+    ours, theirs = Rule(table, b"rate:a", 86400 * SECOND, 1), Rule(table, b"rate:a", 86400 * SECOND, 1, slot=1)
+    gate, waiting = Gate([theirs]), Waiting()
+    assert Gate([ours]).permit(1, SECOND, False) == 1
+    assert gate.permit(1, SECOND, False) == 0
+    waiting.wait(theirs, "site", gate.retry_at_ns)
+    assert waiting.due(11 * SECOND) == []
+    Gate([ours]).give_back(1, SECOND, 12 * SECOND)
+    assert waiting.next_ns() == 21 * SECOND
+    assert waiting.due(21 * SECOND) == ["site"]  # the 11 s that flowed in are owed no more
 
 
 def test_after_a_reload_everybody_asks_again(table: Table) -> None:

@@ -83,6 +83,7 @@ def test_what_was_used_before_counts_at_least(make: Make) -> None:
     assert table.set_cap(cell, 7, 10)
     assert table.cap_claim(cell, 5) == (2, 7)
     assert table.set_used(cell, 7, 2**60)  # more than any cap
+    assert table.cap_used(cell) == 10
     table.set_cap(cell, 7, 2**60)
     assert table.cap_claim(cell, 1) == (0, 7)
 

@@ -35,6 +35,7 @@ cdef class Rule:
     cdef readonly bytes name
     cdef public object reason, detail, origin
     cdef int64_t seen_emission          # RECORDED: as of the last take
+    cdef int64_t asked_ns               # the last take
     cdef int64_t changed_ns             # since then the rule (or the period) is the present one
     cdef bint wanting                   # the table says that we wait for transactional mail
     # CAP
@@ -63,6 +64,7 @@ cdef class Rule:
     cdef int _next_block(self) except -1
     cdef int64_t _rate(self, int64_t* burst) noexcept
     cdef int64_t charged(self) noexcept
+    cdef int64_t _patience(self) noexcept
     cdef int64_t _interval(self) noexcept
 
 cdef class Gate:

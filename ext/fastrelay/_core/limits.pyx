@@ -48,13 +48,15 @@ from fastrelay._core.table cimport UNSET_NS
 cdef enum:
     MOST_AT_ONCE = 1024
     OUTSTANDING_PART = 100              # a worker holds at most this part of a cap unused (or 1)
-    LOOK_NS = 1_000_000_000             # a rule with waiters is looked at so often: it may have become laxer
+    LOOK_NS = 1_000_000_000             # a rule with waiters is looked at so often: the governor may have changed it
     RECHECK_MOST_NS = 20_000_000        # how soon to see if woken sites took what there was
     RECHECK_LEAST_NS = 1_000_000
     COMMIT_NS = 50_000_000              # when to ask again for a block; its commit wakes before
     WANT_INTERVALS = 4
     WANT_LEAST_NS = 50_000_000
     WANT_MOST_NS = 2_000_000_000
+
+cdef int64_t LOOK_FIXED_NS = 10_000_000_000     # and one of the configuration: another worker may give units back
 
 NEVER_NS = INT64_MAX
 KINDS = {"fixed": FIXED, "recorded": RECORDED, "spread": SPREAD, "cap": CAP}
@@ -118,6 +120,7 @@ cdef class Rule:
     cdef int64_t take(self, int32_t most, int64_t now_ns, bint urgent) except? 0:
         """1 to `most`, or the ns to wait, negative; never 0."""
         cdef int64_t got
+        self.asked_ns = now_ns
         if self.kind_number == CAP:
             return self._take_cap(most, now_ns)
         if not urgent and (self.urgent_waiters or self.table.others_want(self.cell, self.slot, now_ns)):
@@ -139,6 +142,10 @@ cdef class Rule:
     cdef int64_t _interval(self) noexcept:
         cdef int64_t _burst
         return min(max(self._rate(&_burst), <int64_t>RECHECK_LEAST_NS), <int64_t>LOOK_NS)
+
+    cdef int64_t _patience(self) noexcept:
+        """How long a rule with waiters may go without a look."""
+        return LOOK_FIXED_NS if self.kind_number == FIXED else LOOK_NS
 
     cdef int64_t charged(self) noexcept:
         """ns per unit as takes are charged now."""
@@ -484,7 +491,7 @@ cdef class Waiting:
                 elif rule.waiters:
                     self._schedule(rule, now_ns + min(rule._interval(), <int64_t>RECHECK_MOST_NS))
             else:
-                self._schedule(rule, now_ns + min(-permits, <int64_t>LOOK_NS))
+                self._schedule(rule, now_ns + min(-permits, rule._patience()))
         return woken
 
     cpdef int64_t next_ns(self) noexcept:
@@ -526,6 +533,8 @@ cdef class Waiting:
     # --- the heap ---
 
     cdef int _schedule_earlier(self, Rule rule, int64_t at_ns) except -1:
+        if rule.asked_ns:
+            at_ns = min(at_ns, rule.asked_ns + rule._patience())
         if rule.place < 0 or at_ns < rule.wake_ns:
             self._schedule(rule, at_ns)
         return 0

@@ -547,10 +547,11 @@ cdef class Table(Cells):
                 return
 
     def cap_used(self, uint32_t cell):
-        """Units of the period's cap that were claimed; 0 where no cap is."""
+        """Units of the period's cap that were claimed; 0 where no cap is. All of them where nobody knows."""
         cdef uint32_t period = 0
         cdef int64_t cap = 0
-        return max(self.cap_state(cell, &period, &cap), 0)
+        cdef int64_t used = self.cap_state(cell, &period, &cap)
+        return cap if used == <int64_t>USED_MASK else max(used, 0)
 
     def cap_of(self, uint32_t cell):
         """The cap that holds, 0 where none does."""
