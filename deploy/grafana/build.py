@@ -150,8 +150,10 @@ def providers_and_sources() -> dict[str, Any]:
             ("learnt rate /h", f"3600 * min by ({cells}) (fastrelay_adaptive_rate{{{BOTH}}})", "short"),
         ], words="Blocks are replies that refuse the sending address."),
         row("Back-off"),
-        graph("Back-offs that hold", 8, [(total("backoff_active", BOTH, cells), "{{source}} at {{provider}}")],
-              "short"),
+        graph("Back-offs that hold", 8, [
+            (total("backoff_active", BOTH, cells), "{{source}} at {{provider}}: stopped"),
+            (total("backoff_cut", BOTH, cells), "{{source}} at {{provider}}: fewer connections"),
+        ], "short"),
         graph("Learnt rates", 8, [(f"min by ({cells}) (fastrelay_adaptive_rate{{{BOTH}}})",
               "{{source}} at {{provider}}")], "cps",
               words="What the adaptive controller lets through; no line: not limited."),

@@ -228,14 +228,14 @@ def warmup_block(view: View, width: int) -> Block:
 
 
 def backoffs_block(view: View, width: int) -> Block:
-    name = max(10, (width - 8) // 2)
+    name = max(7, width - 20)
 
     def draw(row: object) -> list[Cell]:
         assert isinstance(row, BackoffRow)
-        what, style = ("stopped", BAD) if row.active else (pace(row.rate or 0.0), WARN)
+        what, style = ("stopped", BAD) if row.active else ("cut" if row.rate is None else pace(row.rate), WARN)
         return [(f" {row.source}", name, ""), (row.provider, width - name - 8, ""), (what, -8, style)]
 
-    return Block([(" BACK-OFF", name, ""), ("at", width - name - 8, ""), ("", -8, "")], view.backoffs, draw)
+    return Block([(" BACK-OFF", width, "")], view.backoffs, draw)
 
 
 # -- the page ---------------------------------------------------------------------------------------------------------
@@ -244,7 +244,7 @@ def backoffs_block(view: View, width: int) -> Block:
 def groups_of(view: View, width: int) -> list[list[tuple[Block, int]]]:
     """Blocks with their widths, those side by side together; those with nothing to say left out."""
     left = max(40, width // 2)
-    wide = max(54, width - 48)
+    wide = max(53, width - 48)
     groups: list[list[tuple[Block, int]]] = [
         [(providers_block(view, width), width)],
         [(sources_block(view, left), left), (waits_block(view, width - left), width - left)],

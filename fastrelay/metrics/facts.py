@@ -56,12 +56,13 @@ def add_governor(facts: Facts, state: Mapping[str, Any], provider_of: Callable[[
     """
     provider_of = provider_of or place_provider
     _add_warmup(facts, state.get("warmup") or ())
-    counts: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[names.Metric, str, str], int] = {}
     for backoff in state.get("backoffs") or ():
-        key = (str(backoff.get("source") or "all"), provider_of(str(backoff.get("place") or "")))
+        metric = names.BACKOFF_ACTIVE if backoff.get("connections") is None else names.BACKOFF_CUT
+        key = (metric, str(backoff.get("source") or "all"), provider_of(str(backoff.get("place") or "")))
         counts[key] = counts.get(key, 0) + 1
-    for (source, provider), n in counts.items():
-        facts.set(names.BACKOFF_ACTIVE, n, source, provider)
+    for (metric, source, provider), n in counts.items():
+        facts.set(metric, n, source, provider)
     rates: dict[tuple[str, str], float] = {}
     for rate in state.get("adaptive") or ():
         if rate.get("rate_per_hour") is not None:

@@ -165,7 +165,14 @@ WARMUP_HELD = _gauge(
 )
 BACKOFF_ACTIVE = _gauge(
     "backoff_active",
-    "Back-offs that hold now: a rule keeps a source from sites of a provider, or cuts it there.",
+    "Back-offs that hold now: by a rule, the source sends nothing to the provider (or to some of its sites).",
+    "source",
+    "provider",
+    of_supervisor=True,
+)
+BACKOFF_CUT = _gauge(
+    "backoff_cut",
+    "Cuts that hold now: by a rule, the source has fewer connections to the provider (or to some of its sites).",
     "source",
     "provider",
     of_supervisor=True,

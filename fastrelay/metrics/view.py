@@ -32,6 +32,7 @@ WANTED = (
     names.WARMUP_TO_GO,
     names.WARMUP_HELD,
     names.BACKOFF_ACTIVE,
+    names.BACKOFF_CUT,
     names.ADAPTIVE_RATE,
     names.BLOCKS,
     names.WORKER_UP,
@@ -110,11 +111,13 @@ class WarmupRow(msgspec.Struct):
 
 
 class BackoffRow(msgspec.Struct):
-    """A source that is kept from a provider, or slowed there. active: back-offs that hold; rate: learnt, a second."""
+    """A source that is kept from a provider, or slowed there. active: back-offs; cut: fewer connections; rate: learnt,
+    a second."""
 
     source: str
     provider: str
     active: int = 0
+    cut: int = 0
     rate: float | None = None
 
 
@@ -216,7 +219,7 @@ def _added(pairs: Iterable[tuple[str, float]]) -> dict[str, float]:
 
 
 def _traffic(before: Reading, after: Reading, seconds: float, label: int) -> list[Traffic]:
-    """By provider (label 1 of the outcomes) or by source (label 2); the busiest first, then what waits most."""
+    """By provider (label 1 of the outcomes) or by source (label 2); first where most is sent, or most waits."""
     rows: dict[str, Traffic] = {}
 
     def row(name: str) -> Traffic:
@@ -235,7 +238,12 @@ def _traffic(before: Reading, after: Reading, seconds: float, label: int) -> lis
         for (provider, reason), n in after.series(names.WAITING_RECIPIENTS).items():
             if n:
                 row(provider).waiting[reason] = int(n)
-    return sorted(rows.values(), key=lambda one: (-one.attempts, -one.waits, -one.connections, one.name))
+    attempts = sum(one.attempts for one in rows.values()) or 1.0
+    waits = sum(one.waits for one in rows.values()) or 1
+    return sorted(
+        rows.values(),
+        key=lambda one: (-(one.attempts / attempts + one.waits / waits), -one.connections, one.name),
+    )
 
 
 def _warmup(after: Reading) -> list[WarmupRow]:
@@ -262,11 +270,12 @@ def _warmup(after: Reading) -> list[WarmupRow]:
 
 
 def _backoffs(after: Reading) -> list[BackoffRow]:
-    active, rates = after.series(names.BACKOFF_ACTIVE), after.series(names.ADAPTIVE_RATE)
+    """Those that are stopped first."""
+    active, cut, rates = map(after.series, (names.BACKOFF_ACTIVE, names.BACKOFF_CUT, names.ADAPTIVE_RATE))
     rows = [
-        BackoffRow(labels[0], labels[1], active=int(active.get(labels, 0)), rate=rates.get(labels))
-        for labels in sorted({*active, *rates})
-        if active.get(labels) or labels in rates
+        BackoffRow(labels[0], labels[1], int(active.get(labels, 0)), int(cut.get(labels, 0)), rates.get(labels))
+        for labels in sorted({*active, *cut, *rates})
+        if active.get(labels) or cut.get(labels) or labels in rates
     ]
     return sorted(rows, key=lambda row: -row.active)
 

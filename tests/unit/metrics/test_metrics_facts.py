@@ -51,10 +51,12 @@ def test_back_offs_count_by_source_and_provider() -> None:
     """Sites of unknown hosts are `other` together."""
     places = ["yahoo", "mx.a.example", "mx.b.example:26"]
     facts = Facts()
-    made.add_governor(facts, {"backoffs": [{"source": "a", "place": place} for place in places]})
+    backoffs = [{"source": "a", "place": place} for place in places]
+    made.add_governor(facts, {"backoffs": [*backoffs, {"source": "a", "place": "yahoo", "connections": 1}]})
     assert facts.values == {
         ("fastrelay_backoff_active", ("a", "yahoo")): 1,
         ("fastrelay_backoff_active", ("a", "other")): 2,
+        ("fastrelay_backoff_cut", ("a", "yahoo")): 1,
     }
 
 

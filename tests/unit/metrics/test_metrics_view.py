@@ -91,8 +91,8 @@ def test_providers_and_sources_are_two_views_of_the_same_attempts() -> None:
         },
     }
     found = seen({}, after)
-    assert [row.name for row in found.providers] == ["google", "yahoo", "orange"]  # the busiest first
-    google, yahoo, orange = found.providers
+    assert [row.name for row in found.providers] == ["google", "orange", "yahoo"]  # busy, or much waits
+    google, orange, yahoo = found.providers
     assert (google.delivered, google.connections, google.waits, google.reason) == (7, 4, 11, "rate_limit")
     assert (yahoo.deferred_share, yahoo.blocks, yahoo.reason) == (1, 1, "")
     assert orange == Traffic("orange", waiting={"rate_limit": 7})
@@ -129,10 +129,11 @@ def test_warm_ups_that_are_held_come_first_then_the_fullest() -> None:
 def test_back_offs_and_learnt_rates_are_one_list() -> None:
     after: Values = {
         names.BACKOFF_ACTIVE: {("b", "yahoo"): 1.0, ("c", "yahoo"): 0.0},
+        names.BACKOFF_CUT: {("a", "outlook"): 2.0},
         names.ADAPTIVE_RATE: {("a", "google"): 0.5, ("b", "yahoo"): 0.1},
     }
-    rows = [(row.source, row.provider, row.active, row.rate) for row in seen({}, after).backoffs]
-    assert rows == [("b", "yahoo", 1, 0.1), ("a", "google", 0, 0.5)]
+    rows = [(row.source, row.provider, row.active, row.cut, row.rate) for row in seen({}, after).backoffs]
+    assert rows == [("b", "yahoo", 1, 0, 0.1), ("a", "google", 0, 0, 0.5), ("a", "outlook", 0, 2, None)]
 
 
 def test_workers_in_the_order_of_their_numbers() -> None:
