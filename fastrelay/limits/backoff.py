@@ -59,6 +59,7 @@ REPLY_CHARACTERS = 300
 Counts = Mapping[tuple[str, str, str], float]  # (outcome, provider, source) → cumulative count
 Event = Callable[[str, dict[str, Any]], None]
 Key = tuple[str, str]  # source, place
+COUNTED = frozenset({"delivered", "failed", "deferred"})
 Order = Literal["suspend", "connections", "slow"]
 
 
@@ -103,7 +104,7 @@ class Place:
     holds: dict[str, Hold] = field(default_factory=dict)
     throttled: int = 0  # replies reported since the last tick
     pace: float = 0.0  # answered recipients an hour, of late
-    base: tuple[float, float] = (0.0, 0.0)  # cumulative counts at the last tick: answered, deferred
+    counted_at: float = 0.0
     saved: dict[str, Any] | None = None
     saved_at: float = -math.inf
     last: dict[str, Any] | None = None  # the last rule that fired, for people
@@ -147,7 +148,7 @@ class Backoffs:
         self._places: dict[Key, Place] = {}
         self._told: dict[tuple[str, str, str], tuple[float, int]] = {}
         self._counting = False
-        self._counted_at = clock.boottime_ns() / 1e9
+        self._seen: Counts = {}
         self.reload(config)
         self._load()
 
@@ -160,10 +161,10 @@ class Backoffs:
         for place in self._places.values():
             place.rate.slowest_per_hour = self._slowest
         if not self._enabled:
-            for (source, name), place in self._places.items():
+            for place in self._places.values():
                 place.holds.clear()
                 place.rate = AdaptiveRate(self._slowest)
-                self._write(source, name, place)
+                self._write(place)
             self.version += 1
 
     # -- what workers tell --------------------------------------------------------------------------------------------
@@ -187,7 +188,7 @@ class Backoffs:
             place.throttled += attempts
         self._act(rule, place, reply, now)
         self._tell(rule, source, name, place, event, attempts, now)
-        self._write(source, name, place)
+        self._write(place)
 
     def _act(self, rule: Rule, place: Place, reply: str, now: float) -> None:
         """The orders of a rule; of two of a kind the one that ends later, or is stricter, stays."""
@@ -265,34 +266,47 @@ class Backoffs:
         now = self._now()
         self._count(now)
         for (source, name), place in list(self._places.items()):
+            if place.quiet and place.saved is None:
+                continue
             for hold in list(place.holds.values()):
                 self._advance(source, name, place, hold, now)
-            self._write(source, name, place)
+            self._write(place)
         self._save(now)
 
     def _count(self, now: float) -> None:
         """What was answered since the last tick, for the controllers."""
         if not self._enabled:
             return
-        elapsed, self._counted_at = now - self._counted_at, now
-        totals: dict[Key, list[float]] = {}
-        for (outcome, provider, source), n in self._counts().items():
-            if outcome in ("delivered", "failed", "deferred") and provider != OTHER and source != "none":
-                pair = totals.setdefault((source, provider), [0.0, 0.0])
-                pair[outcome == "deferred"] += n
-        for (source, provider), (answered, deferred) in totals.items():
-            place = self._places.get((source, provider)) or self._place(source, provider, provider)
-            was, was_deferred = place.base
-            place.base = (answered, deferred)
-            if not self._counting:
-                continue  # what was counted before our time
-            new, new_deferred = max(0, round(answered - was)), max(0, round(deferred - was_deferred))
-            if elapsed > 0:
-                new_pace = (new + new_deferred) * 3600.0 / elapsed
-                place.pace += (new_pace - place.pace) * min(1.0, elapsed / PACE_SECONDS)
-            place.rate.observe(now, new, max(new_deferred, place.throttled), place.throttled)
-            place.throttled = 0
-        self._counting = True
+        counts, seen = self._counts(), self._seen
+        changed: dict[Key, list[float]] = {}
+        for series, n in counts.items():
+            before = seen.get(series, 0.0)
+            if n == before:
+                continue
+            outcome, provider, source = series
+            if outcome in COUNTED and provider != OTHER and source != "none":
+                changed.setdefault((source, provider), [0.0, 0.0])[outcome == "deferred"] += n - before
+        self._seen = dict(counts)
+        if not self._counting:  # what was counted before our time
+            self._counting = True
+            return
+        for source, provider in changed:
+            if (source, provider) not in self._places:
+                self._place(source, provider, provider)
+        for key, place in self._places.items():
+            new = changed.get(key)
+            if new is not None or ((place.throttled or place.rate.mode != "free") and place.provider != OTHER):
+                self._observe(place, now, *(new or (0.0, 0.0)))
+
+    @staticmethod
+    def _observe(place: Place, now: float, answered: float, deferred: float) -> None:
+        """What was answered at one place since the last look."""
+        elapsed, place.counted_at = now - place.counted_at, now
+        if elapsed > 0:
+            pace = (answered + deferred) * 3600.0 / elapsed
+            place.pace += (pace - place.pace) * min(1.0, elapsed / PACE_SECONDS)
+        throttled, place.throttled = place.throttled, 0
+        place.rate.observe(now, max(0, round(answered)), max(0, round(deferred), throttled), throttled)
 
     def _advance(self, source: str, name: str, place: Place, hold: Hold, now: float) -> None:
         """One order: does it still hold, and what comes after it?"""
@@ -330,7 +344,7 @@ class Backoffs:
         slow = place.holds.get("slow")
         return found if slow is None else min(found, self._slow_rate(slow, now))
 
-    def _write(self, source: str, name: str, place: Place) -> None:
+    def _write(self, place: Place) -> None:
         """The rate into the table, if it is not there."""
         rate = self._rate_of(place, self._now())
         if rate == math.inf:
@@ -418,7 +432,9 @@ class Backoffs:
             if len(self._places) >= MAX_PLACES:
                 self._forget_quiet()
             cell = self._table.cell(adaptive_cell(source, name))
-            place = self._places[source, name] = Place(provider, cell, AdaptiveRate(self._slowest))
+            place = self._places[source, name] = Place(
+                provider, cell, AdaptiveRate(self._slowest), counted_at=self._now()
+            )
         return place
 
     def _forget_quiet(self) -> None:
@@ -492,8 +508,8 @@ class Backoffs:
                     place = self._place(source, name, OTHER if "." in name or ":" in name else name)
                     why = "its state could not be read"
                     place.holds["slow"] = Hold("slow", "", why, now, now, rate=self._slowest, top=UNCOUNTED_PER_HOUR)
-        for (source, name), place in self._places.items():
-            self._write(source, name, place)
+        for place in self._places.values():
+            self._write(place)
 
     def _take_up(self, source: str, name: str, state: dict[str, Any], now: float, wall: float) -> None:
         """A place as it was kept. A wall clock that went back lengthens nothing."""

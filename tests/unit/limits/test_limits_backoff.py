@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from fastrelay._core.limits import Gate, Rule
 from fastrelay._core.lmdb import LmdbError
 from fastrelay._core.table import Table
 from fastrelay.clock import SimulatedClock
@@ -382,3 +383,19 @@ def test_a_restart_of_the_supervisor_counts_on_from_the_metrics(tmp_path: Path) 
     bench.backoffs.tick()
     bench.fire("half")
     assert slow_rate(bench) == pytest.approx(1800)  # the pace is not known yet
+
+
+def test_a_rule_makes_nothing_faster_than_the_configuration_allows(bench: Bench) -> None:
+    configured = Rule(bench.table, b"rate:source:a", 10**9, 1)
+    adaptive = Rule(bench.table, adaptive_cell("a", "google"), 0, 1, kind="recorded")
+    gate = Gate([configured, adaptive])
+    for rate in (36_000_000.0, 3600.0, 60.0):
+        bench.table.set_rate(adaptive.cell, *cell_rule(rate))
+        bench.clock.advance(7200)
+        began = bench.clock.boottime_ns()
+        granted = sum(gate.permit(50, began + tick * 10**8, False) for tick in range(36_000))
+        assert granted <= min(3600, rate) + 1
+    bench.table.set_rate(adaptive.cell, 0, 1)
+    bench.clock.advance(7200)
+    began = bench.clock.boottime_ns()
+    assert sum(gate.permit(50, began + tick * 10**8, False) for tick in range(36_000)) <= 3601
