@@ -11,8 +11,8 @@ must be told in words is in `active`; `version` changes with it.
                                                            before; then the adaptive rate alone
 
 A place is a provider, or the key of a site of none. Mail to a provider is counted for each source, and its adaptive
-rate is found from that (adaptive.py). Sites of no provider are not counted one by one: there a rate that was
-throttled is halved, and grows again by as much in each backoff.recover.
+rate is found from that (adaptive.py). Sites of no provider are not counted one by one; once one of them was throttled,
+what its bucket in the shared table let out stands for that (grants.py).
 
 What holds is kept in the LMDB `control`, database `backoff`, once a second: a crash within that second forgets an
 order, and the next refusal gives it again. Times are boot time inside and remaining seconds on disk, so a wall clock
@@ -36,6 +36,7 @@ from fastrelay._core.lmdb import LmdbError
 from fastrelay.clock import Clock, iso_utc
 from fastrelay.config.schema import Config
 from fastrelay.limits.adaptive import AdaptiveRate
+from fastrelay.limits.grants import Grants
 from fastrelay.limits.matching import rules_of
 from fastrelay.limits.rate import parse_rate
 from fastrelay.limits.rules_file import Rule
@@ -52,7 +53,6 @@ CUT_STEPS = 8
 PACE_SECONDS = 60.0  # the rate of just now is that of so long
 UNCOUNTED_PER_HOUR = 3600.0  # the rate that a site of no provider had, for all we know
 UNDER_WAY_SECONDS = 10.0
-LIFTED_TIMES = 4  # such a site has no limit left once it takes so many times the rate that was throttled
 BURST_SECONDS = 0.05  # of an adaptive rate at once
 REPLY_CHARACTERS = 300
 
@@ -77,6 +77,7 @@ class RateTable(Protocol):
     def set_rate(self, cell: int, emission_ns: int, burst: int) -> None: ...
     def rate_of(self, cell: int) -> tuple[int, int]: ...
     def take_recorded(self, cell: int, now_ns: int, most: int) -> int: ...
+    def look(self, cell: int, now_ns: int, emission_ns: int, burst: int) -> int: ...
 
 
 @dataclass(slots=True)
@@ -105,6 +106,7 @@ class Place:
     throttled: int = 0  # replies reported since the last tick
     pace: float = 0.0  # answered recipients an hour, of late
     counted_at: float = 0.0
+    grants: Grants = field(default_factory=Grants)  # of a site of no provider
     saved: dict[str, Any] | None = None
     saved_at: float = -math.inf
     last: dict[str, Any] | None = None  # the last rule that fired, for people
@@ -206,11 +208,8 @@ class Backoffs:
             rate = parse_rate(actions.slow_to).per_hour
         elif actions.slow_by_share is not None:
             rate = max(self._slowest, pace * (1 - actions.slow_by_share))
-        elif actions.treat_as == "throttle" and place.provider == OTHER and rest is None:
-            rate, lasts = max(self._slowest, pace / 2), 0.0
         if rate is not None:
-            top = LIFTED_TIMES * pace if place.provider == OTHER else pace
-            self._order(place, Hold("slow", rule.name, reply, now + lasts, now, rate=rate, top=max(rate, top)))
+            self._order(place, Hold("slow", rule.name, reply, now + lasts, now, rate=rate, top=max(rate, pace)))
 
     def _pace(self, place: Place, now: float) -> float:
         """Messages an hour that the source sent there until just now."""
@@ -295,8 +294,22 @@ class Backoffs:
                 self._place(source, provider, provider)
         for key, place in self._places.items():
             new = changed.get(key)
-            if new is not None or ((place.throttled or place.rate.mode != "free") and place.provider != OTHER):
+            if place.provider == OTHER:
+                self._observe_bucket(place, now)
+            elif new is not None or place.throttled or place.rate.mode != "free":
                 self._observe(place, now, *(new or (0.0, 0.0)))
+
+    def _observe_bucket(self, place: Place, now: float) -> None:
+        """A site of no provider: what its rate let out, less what was refused."""
+        if not place.written and not place.throttled:
+            return
+        place.grants.look(self._table, place.cell, self._clock.boottime_ns())
+        if place.throttled:
+            place.grants.refused(place.throttled)
+        mode = place.rate.mode
+        self._observe(place, now, place.grants.taken(now), 0.0)
+        if place.rate.mode == "blocked" and mode != "blocked":
+            place.grants.clear()
 
     @staticmethod
     def _observe(place: Place, now: float, answered: float, deferred: float) -> None:
@@ -359,6 +372,8 @@ class Backoffs:
             self._table.set_rate(place.cell, emission_ns, burst)
             if emission_ns > 2 * recorded[0]:  # the first probe comes after the pause, not before it
                 self._table.take_recorded(place.cell, self._clock.boottime_ns(), 1)
+            if place.provider == OTHER:
+                place.grants.rebase(self._table, place.cell, self._clock.boottime_ns())
         if not place.written:
             place.written = True
             self.version += 1

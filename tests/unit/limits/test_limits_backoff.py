@@ -16,6 +16,7 @@ from fastrelay.clock import SimulatedClock
 from fastrelay.config.load import load_text
 from fastrelay.limits import backoff
 from fastrelay.limits.backoff import DATABASE, Backoffs, adaptive_cell, cell_rule
+from fastrelay.sim.policy import Meter, RateRule
 
 RULES = """
 rules:
@@ -227,15 +228,32 @@ def test_a_throttle_shuts_and_probes(bench: Bench) -> None:
     assert bench.table.take_recorded(cell, bench.clock.boottime_ns(), 1) < 0  # and not at once
 
 
-def test_a_site_of_no_provider_halves_and_grows(bench: Bench) -> None:
-    fields = {"provider": "other"}
-    bench.fire("throttle", place="mx.example:25", **fields)
-    first = bench.rate(place="mx.example:25")
-    assert first == pytest.approx(1800)
-    bench.seconds(3600)
-    later = bench.rate(place="mx.example:25")
-    assert later is None or later > first
-    assert bench.backoffs.active() == []
+@pytest.mark.parametrize("per_hour", [300, 3000])
+@pytest.mark.parametrize("window", ["clock", "bucket"])
+def test_the_rate_of_a_site_of_no_provider_is_found_too(bench: Bench, window: str, per_hour: int) -> None:
+    site = "mx.example:25"
+    cell = bench.table.cell(adaptive_cell("a", site))
+    meter = Meter(RateRule(per_hour, 3600.0, window, burst=max(2, per_hour // 60)))  # type: ignore[arg-type]
+    tried = taken = 0
+    for second in range(10 * 3600):
+        if second == 6 * 3600:
+            tried = taken = 0
+        refused = 0
+        for tenth in range(10):
+            now_ns = bench.clock.boottime_ns() + tenth * 10**8
+            for _ in range(max(0, bench.table.take_recorded(cell, now_ns, 1))):
+                tried += 1
+                if meter.take(bench.clock.wall() + tenth / 10):
+                    taken += 1
+                else:
+                    refused += 1
+        bench.clock.advance(1)
+        if refused:
+            bench.fire("throttle", place=site, provider="other", attempts=refused)
+        bench.backoffs.tick()
+    print(window, per_hour, taken / 4 / per_hour, 1 - taken / tried)
+    assert 0.9 <= taken / 4 / per_hour <= 1.01
+    assert tried - taken <= 0.01 * tried
 
 
 def test_a_block_alone_orders_nothing(bench: Bench) -> None:
