@@ -326,6 +326,8 @@ def test_random_damage_never_crashes(junk: bytes, at: int) -> None:
         table = Table.create(path, slots=2, boot_id="b", now_ns=0, capacity=64)
         for number in range(20):
             table.take(table.cell(b"%d" % number), SECOND, 1, SECOND, 2)
+        table.set_cap(table.cell(b"cap:a"), 1, 10)
+        table.set_rate(table.cell(b"adaptive:a"), SECOND, 10)
         with open(path, "r+b") as file:
             size = file.seek(0, 2)
             file.seek(at)
@@ -336,6 +338,15 @@ def test_random_damage_never_crashes(junk: bytes, at: int) -> None:
             table.acquire(cell, 0, 10)
             table.take(cell, 2 * SECOND, 1, SECOND, 2)
             table.share(cell, 0, 10)
+            table.take_up_to(cell, 2 * SECOND, 5, 2 * SECOND, 2)
+            table.look(cell, 2 * SECOND, SECOND, 2)
+            table.give_back_late(cell, 1, SECOND, 2 * SECOND)
+            table.take_recorded(cell, 2 * SECOND, 5)
+            table.others_want(cell, 0, SECOND)
+            granted, period = table.cap_claim(cell, 5)
+            table.cap_return(cell, period, granted)
+            assert 0 <= granted <= 5
+            table.set_cap(cell, 2, 10)
         Table.create(path, slots=3, boot_id="b", now_ns=SECOND, capacity=64)
     finally:
         os.unlink(path)
