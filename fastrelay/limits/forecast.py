@@ -90,6 +90,7 @@ def forecast(
     more_sources: Sequence[str] = (),
     factors: Mapping[str, float] | None = None,
     relay_rate: float | None = None,
+    fresh: bool = False,
 ) -> Forecast:
     """The forecast of a campaign.
 
@@ -102,6 +103,7 @@ def forecast(
     more_sources  names of further warm sources in the pool, for a "what if"
     factors       cell name of a limit → factor on it, for a "what if"
     relay_rate    messages a second that the relay itself can do; None: any number
+    fresh         the relay starts on a new state directory at this moment: no bucket holds a burst yet
     """
     model = Model(
         config,
@@ -115,6 +117,8 @@ def forecast(
         factors=factors or {},
         relay_rate=relay_rate,
     )
+    if fresh:
+        model.empty_buckets()
     runner = Runner(model, demands, over, days)
     runner.run()
     return _told(runner, demands)

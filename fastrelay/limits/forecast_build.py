@@ -141,6 +141,11 @@ class Model:
         bounds = [bound for bound in (*self.bounds.values(), *spreads) if bound is not None and bound.cells]
         self.component: dict[int, Component] = components(self.cells, bounds)
 
+    def empty_buckets(self) -> None:
+        """No rate has a burst to give; they fill while they are not used."""
+        for bound in self.bounds.values():
+            bound.tokens, bound.bursting = 0.0, False
+
     def moment(self, now: float) -> Moment:
         """The clocks at a time of the forecast."""
         return Moment(self.begins + now, BOOT_NS + round(now * 1e9), BOOT)

@@ -3,8 +3,8 @@
 A *cell* is one group of equal sources at one class of equal sites; a *bound* is one limit over some cells: the sum of
 coefficient × rate is at most its rate. A coefficient is 1 for a rate of messages, the seconds that a message takes for
 a number of connections, and the part of a connection that it needs for a rate of connections. Rates are the fair ones:
-all cells of a bound rise together, each until something else holds it (max-min fairness), which is what sites that wait
-in one line for permits come to.
+all sites of a bound rise together, and in a site all its cells, each until something else holds it (max-min fairness):
+that is what sites come to that wait in one line for permits.
 
 Cells that share a bound form a *component*; what happens in one leaves the others alone. So an event costs what its
 own component costs, and 250 sources with limits of their own are 250 small problems.
@@ -29,8 +29,8 @@ NEVER = math.inf
 class Bound:
     """One limit. `words`: for people; `tokens`: of a burst that is not yet used."""
 
-    __slots__ = ("burst", "bursting", "cells", "coefficients", "kind", "level", "members", "name", "rate", "since",
-                 "stamp", "tokens", "used", "words")  # fmt: skip
+    __slots__ = ("burst", "bursting", "cells", "coefficients", "kind", "level", "levels", "members", "name", "rate",
+                 "since", "stamp", "tokens", "used", "wide", "words")  # fmt: skip
 
     def __init__(self, kind: str, words: str, rate: float, burst: float = 0.0) -> None:
         self.kind = kind
@@ -47,7 +47,13 @@ class Bound:
         self.cells: list[Cell] = []
         self.coefficients: list[float] = []
         self.members: list[tuple[Cell, float]] = []  # those with mail, while rates are sought
-        self.level = NEVER
+        self.level = NEVER  # of each cell, by weight
+        self.levels: dict[int, float] = {}  # in place of `level`, by site, where a site has several cells here
+        self.wide = False
+
+    def level_of(self, cell: Cell) -> float:
+        """The most that it leaves to a cell."""
+        return (self.levels.get(id(cell.site), NEVER) if self.wide else self.level) * cell.weight
 
     def add(self, cell: Cell, coefficient: float = 1.0) -> None:
         """The bound holds for this cell."""
@@ -152,6 +158,7 @@ def components(cells: list[Cell], bounds: Iterable[Bound]) -> dict[int, Componen
             cell.bounds.remove((bound, coefficient))
             continue
         shared.append(bound)
+        bound.wide = len({id(cell.site) for cell in bound.cells}) < len(bound.cells)
         first = root(id(bound.cells[0]))
         for cell in bound.cells[1:]:
             parent[root(id(cell))] = first
@@ -177,8 +184,8 @@ def solve(component: Component) -> list[tuple[Cell, float, object]]:
             active.append(cell)
     bounds = component.bounds
     for bound in bounds:
-        bound.level = NEVER
-    if len(bounds) == 1:
+        bound.level, bound.levels = NEVER, {}
+    if len(bounds) == 1 and not bounds[0].wide:
         limits = [(cell.own, cell.weight, cell.bounds[0][1]) for cell in active if cell.bounds]
         bounds[0].level = _water(bounds[0], limits)
     elif bounds and active:
@@ -186,7 +193,7 @@ def solve(component: Component) -> list[tuple[Cell, float, object]]:
     for cell in active:
         rate, binding = cell.own, cell.own_bound
         for bound, _ in cell.bounds:
-            level = bound.level * cell.weight
+            level = bound.level_of(cell)
             if level < rate:
                 rate, binding = level, bound
         result.append((cell, rate, binding))
@@ -201,27 +208,57 @@ def _settle(bounds: list[Bound], active: list[Cell]) -> None:
         for bound, coefficient in cell.bounds:
             bound.members.append((cell, coefficient))
     for _ in range(ROUNDS):
-        changed = False
-        for bound in bounds:
-            limits = []
-            for cell, coefficient in bound.members:
-                most, weight = cell.own, cell.weight
-                for other, _ in cell.bounds:
-                    if other is not bound and other.level * weight < most:
-                        most = other.level * weight
-                limits.append((most, weight, coefficient))
-            level = _water(bound, limits)
-            if not math.isclose(level, bound.level, rel_tol=1e-6):
-                bound.level, changed = level, True
+        changed = [bound for bound in bounds if _fill(bound)]
         if not changed:
             return
 
 
+def _fill(bound: Bound) -> bool:
+    """The level of one bound, given those of the others; whether it changed."""
+    limits = []
+    for cell, coefficient in bound.members:
+        most = cell.own
+        for other, _ in cell.bounds:
+            if other is not bound:
+                most = min(most, other.level_of(cell))
+        limits.append((most, cell.weight, coefficient))
+    if not bound.wide:
+        before, bound.level = bound.level, _water(bound, limits)
+        return not math.isclose(before, bound.level, rel_tol=1e-6)
+    levels = _water_by_site(bound, limits)
+    changed = levels.keys() != bound.levels.keys() or any(
+        not math.isclose(level, bound.levels[site], rel_tol=1e-6) for site, level in levels.items()
+    )
+    bound.levels = levels
+    return changed
+
+
+def _water_by_site(bound: Bound, limits: list[tuple[float, float, float]]) -> dict[int, float]:
+    """Levels of the cells of each site that the bound holds: sites share its rate, and cells their site's share."""
+    by_site: dict[int, tuple[Site, list[tuple[float, float, float]]]] = {}
+    for (cell, _), limit in zip(bound.members, limits, strict=True):
+        by_site.setdefault(id(cell.site), (cell.site, []))[1].append(limit)
+    wants = {
+        number: (sum(most * coefficient for most, _, coefficient in own), float(site.members), 1.0)
+        for number, (site, own) in by_site.items()
+    }
+    level = _water(bound, list(wants.values()))
+    if level == NEVER:
+        return {}
+    return {
+        number: _level(wants[number][1] * level, own)
+        for number, (_, own) in by_site.items()
+        if wants[number][0] > wants[number][1] * level
+    }
+
+
 def _water(bound: Bound, limits: list[tuple[float, float, float]]) -> float:
-    """The level L at which Σ coefficient × min(most, weight × L) is the bound's rate; NEVER where all fits."""
-    if bound.bursting:
-        return NEVER
-    left = bound.rate
+    """The level at which what flows is the bound's rate; NEVER where all fits."""
+    return NEVER if bound.bursting else _level(bound.rate, limits)
+
+
+def _level(left: float, limits: list[tuple[float, float, float]]) -> float:
+    """The level L at which Σ coefficient × min(most, weight × L) is `left`; NEVER where all fits."""
     if sum(most * coefficient for most, _, coefficient in limits) <= left:
         return NEVER
     limits.sort(key=lambda one: one[0] / one[1])

@@ -1,7 +1,7 @@
 """The governor of limits (limits/governor.py) in a simulation: what the supervisor does for it, done in process.
 
 It ticks less often than the supervisor's, since every tick is a stop of the simulated clock: each BUSY_SECONDS while
-there is mail, each IDLE_SECONDS else. What a worker reports it hears at once.
+mail moves, each IDLE_SECONDS else. What a worker reports it hears at once.
 
 Known faults: none.
 """
@@ -17,8 +17,8 @@ from fastrelay.limits.governor import Governor, slab_counts
 from fastrelay.sim.relay import SimulatedRelay
 from fastrelay.sim.timetable import Timetable
 
-BUSY_SECONDS = 2.0
-IDLE_SECONDS = 60.0
+BUSY_SECONDS = 10.0
+IDLE_SECONDS = 30.0
 STORE_MAP_BYTES = 64 << 20
 MOST_HAPPENED = 10_000
 
@@ -30,6 +30,7 @@ class Governing:
         self._relay = relay
         self._timetable = timetable
         self._told = -1
+        self._moved = 0
         self.happened: list[dict[str, Any]] = []  # its events, oldest first, bounded
         self.governor: Governor | None = None
         self._store: Environment | None = None
@@ -68,7 +69,8 @@ class Governing:
             return
         self.governor.tick()
         self._tell()
-        busy = self._relay.app.index.queued_recipients > 0
+        moved, self._moved = self._moved, self._relay.attempts
+        busy = moved != self._moved
         self._timetable.call_later(BUSY_SECONDS if busy else IDLE_SECONDS, self._tick)
 
     def _tell(self) -> None:

@@ -8,8 +8,9 @@
 a simulated host, an idle connection that is to be closed, a step of the governor. Nothing happens in between, so a week
 takes as long as its mail takes to relay.
 
-Known faults: one worker. A host that never answers is noticed in real time (PATIENCE_SECONDS each), and then the clock
-goes on in steps.
+Known faults: one worker. Where a cap is used up, the worker looks for permits once a second; here it looks less often
+the longer there is none, so that a night costs little: what opens then is found up to LONGEST_PAUSE_SECONDS late. A
+host that never answers is noticed in real time (PATIENCE_SECONDS each), and then the clock goes on in steps.
 """
 
 from __future__ import annotations
@@ -37,6 +38,9 @@ SWEEP_SECONDS = 300.0  # of simulated time, between looks for mail that expired
 HOUSEKEEPING_SECONDS = 30.0
 NAP_SECONDS = 0.0005
 TURNS_BEFORE_NAP = 50
+PAUSE_SHARE = 0.01  # of the time in which no mail moved: looks for a permit that find none become so much rarer
+LONGEST_PAUSE_SECONDS = 10.0  # of simulated time, between such looks
+STEPS_WITHOUT_LOOP = 100  # steps in which nothing moved, before the loop gets its turn in any case
 CLIENT = b"127.0.0.1"
 
 
@@ -110,6 +114,8 @@ class SimulatedRelay:
         self.open_submissions = 0
         self._wheel = _wheel_of(self.app.index)
         self._swept_at = self._kept_at = clock.monotonic()
+        self._moved_at = 0.0
+        self._seen = -1
         self._every: list[tuple[float, list[float], Callable[[], object]]] = []
 
     # -- life ---------------------------------------------------------------------------------------------------------
@@ -165,7 +171,8 @@ class SimulatedRelay:
     async def run_until(self, end: float, over: Callable[[], bool] | None = None) -> None:
         """Lives until a monotonic time, or until `over()` holds at a moment of quiet."""
         while True:
-            stuck = await self.quiet()
+            # A step in which nothing began to move needs no turn of the loop: most looks for a permit are such.
+            stuck = await self.quiet() if self._busy() or not self.steps % STEPS_WITHOUT_LOOP else False
             now = self.clock.monotonic()
             if now >= end or (over is not None and over()):
                 return
@@ -230,6 +237,12 @@ class SimulatedRelay:
         waiting = app.connecting + sum(1 for session in app.sessions if not session.idle and session.ready)
         return waiting > (self.world.hosts.withheld if self.world is not None else 0)
 
+    @property
+    def attempts(self) -> int:
+        """Recipients that the simulated hosts have answered for so far."""
+        mx = self.world.hosts if self.world is not None else None
+        return mx.account.messages + mx.deferred + mx.refused + mx.connections if mx is not None else 0
+
     def _progress(self) -> tuple[int, ...]:
         app = self.app
         mx = self.world.hosts if self.world is not None else None
@@ -253,10 +266,17 @@ class SimulatedRelay:
         due += [at[0] for _, at, _ in self._every]
         permit_ns = _next_limit_ns(app)
         if permit_ns:
-            due.append(now + (permit_ns - self.clock.boottime_ns()) / 1e9)
+            due.append(max(now + (permit_ns - self.clock.boottime_ns()) / 1e9, now + self._pause(now)))
         if app.index.queued_recipients:
             due.append(self._swept_at + SWEEP_SECONDS)
         return max(now, min(due))
+
+    def _pause(self, now: float) -> float:
+        """How long to leave permits alone, by how long the last looks found none."""
+        seen = self.attempts
+        if seen != self._seen:
+            self._seen, self._moved_at = seen, now
+        return min(LONGEST_PAUSE_SECONDS, (now - self._moved_at) * PAUSE_SHARE)
 
     def _idle_due(self) -> float:
         """When the first idle connection is to be closed."""

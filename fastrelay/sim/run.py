@@ -109,6 +109,7 @@ class Run:
         self._folder = folder
         self._rng = random.Random(scenario.seed)
         self._number = 0
+        self._turns: Counter[str] = Counter()  # of the domains of each provider
         self._to_come = 0
         self._began = self.clock.monotonic()
 
@@ -186,7 +187,8 @@ class Run:
     def _submit(self, campaign: Campaign, provider: str) -> None:
         self._number += 1
         domains = self.world.domains[provider]
-        recipient = f"reader{self._number}@{domains[self._number % len(domains)]}".encode()
+        recipient = f"reader{self._number}@{domains[self._turns[provider] % len(domains)]}".encode()
+        self._turns[provider] += 1
         self._offer(provider, recipient, self._content(campaign, recipient))
 
     def _offer(self, provider: str, recipient: bytes, content: bytes) -> None:
