@@ -66,9 +66,9 @@ def add_governor(facts: Facts, state: Mapping[str, Any], provider_of: Callable[[
     rates: dict[tuple[str, str], float] = {}
     for rate in state.get("adaptive") or ():
         if rate.get("rate_per_hour") is not None:
-            key = (str(rate["source"]), provider_of(str(rate["place"])))
+            pair = (str(rate["source"]), provider_of(str(rate["place"])))
             per_second = float(rate["rate_per_hour"]) / SECONDS_OF_HOUR
-            rates[key] = min(per_second, rates.get(key, per_second))
+            rates[pair] = min(per_second, rates.get(pair, per_second))
     for (source, provider), per_second in rates.items():
         facts.set(names.ADAPTIVE_RATE, per_second, source, provider)
 

@@ -332,3 +332,18 @@ def test_the_scrape_has_no_label_that_grows(watched: Watched) -> None:
     assert set(re.findall(r'(\w+)="', text)) <= LABELS
     assert "@" not in text
     assert ".example" not in text
+
+
+def test_top_sees_what_prometheus_sees(watched: Watched) -> None:
+    """The control socket gives the same counters, and the page stands on them."""
+    shown = json.loads(watched.relay.cli("top", "--once", "--json").stdout)
+    assert shown["state"] == "running"
+    assert {row["source"] for row in shown["warmup"]} == {"cold", "colder"}
+    assert any(row["active"] for row in shown["backoffs"])
+    assert shown["reasons"]["warmup_cap"] > 0
+    names = {row["name"] for row in shown["providers"]}
+    found = watched.prometheus.get("query", query="count by (provider) (fastrelay_waiting_recipients > 0)")["result"]
+    assert {row["metric"]["provider"] for row in found} <= names
+    text = watched.relay.cli("top", "--once").stdout
+    assert "WARM-UP" in text
+    assert "BACK-OFF" in text

@@ -1,6 +1,7 @@
 """The collector: slabs summed up, what a dead worker leaves, the text as Prometheus reads it."""
 
 import asyncio
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.peers import require
 
-from fastrelay._core.slab import Slab
+from fastrelay._core.slab import CAPACITY, TEXT_BYTES, Slab
 from fastrelay.metrics import names
 from fastrelay.metrics.collector import Facts, SlabCollector, registry, render
 
@@ -198,3 +199,23 @@ def test_what_the_supervisor_knows_is_taken_when_it_is_asked_to(slots: Slots) ->
     slots.facts.set(names.WORKER_UP, 0, "0")
     assert slots.series()["fastrelay_worker_up", (("worker", "0"),)] == 1
     assert slots.series()["fastrelay_worker_up", (("worker", "0"),)] == 0  # a prepared one serves once
+
+
+def test_a_large_relay_fits_into_a_metrics_file() -> None:
+    """250 sources at 30 providers each, and 100 rules: nothing is counted as `other`."""
+    both = {"provider": "microsoft365", "source": "a-source-with-a-name"}
+    a_cell = {names.OUTCOMES_TOTAL: 3, names.DELIVERY_CONNECTIONS: len(names.CONNECTION_STATES), names.BLOCKS: 1}
+    a_provider = {
+        names.WAITING_RECIPIENTS: len(names.REASONS),
+        names.LIMIT_DENIED: len(names.REASONS),
+        names.RULE_FIRED: 100,
+        names.TRANSACTION_SECONDS: len(names.TRANSACTION_SECONDS.buckets) + 2,
+    }
+    entries = octets = 0
+    for times, metrics in ((250 * 30, a_cell), (30, a_provider)):
+        for metric, series in metrics.items():
+            labels = {label: both.get(label, "x" * 16) for label in metric.labels}
+            entries += times * series
+            octets += times * series * len(json.dumps([metric.name, sorted(labels.items())]))
+    assert entries < CAPACITY - 2000  # what has no such labels, and room for `other`
+    assert octets < TEXT_BYTES - 100_000
