@@ -1,0 +1,266 @@
+"""Limits of every kind and scope through two workers that share a table: what an MX host sees, and what mail says."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.worker import Mx, Talk, WorkerBox, run
+
+SOURCES: dict[str, Any] = {
+    "sources": [{"name": "a", "address": "127.0.0.11"}, {"name": "b", "address": "127.0.0.12"}],
+    "pools": {"default": ["a", "b"], "news": ["a"]},
+    "relay_networks": ["127.0.0.0/8"],
+    "providers": {"google": {"suffixes": ["google.test"]}},
+}
+TURNS_QUIET = 5  # of the loop, in which nothing begins
+HEADER = b"X-Fastrelay-Campaign: spring\r\nX-Fastrelay-Tenant: acme\r\n"
+# Scopes of a rule, and how many counters it makes for the two sources.
+SCOPES = [
+    ({}, 1),
+    ({"source": "*"}, 2),
+    ({"source": "a"}, None),
+    ({"provider": "google"}, 1),
+    ({"source": "*", "provider": "google"}, 2),
+    ({"pool": "default"}, 1),
+    ({"pool": "*", "provider": "google"}, 1),
+]
+BY_MESSAGE = [({"campaign": "spring"}, 1), ({"tenant": "*"}, 1)]
+
+
+@asynccontextmanager
+async def two_workers(
+    folder: Path, host: str, sources: dict[str, Any] = SOURCES, **keys: Any
+) -> AsyncIterator[list[WorkerBox]]:
+    """Two workers on one table and clock, all of whose sites are of provider google."""
+    first = WorkerBox(folder, [host], slot=0, slots=2, **(sources | keys))
+    boxes = [first, WorkerBox(folder, [host], first.clock, slot=1, slots=2, **(sources | keys))]
+    for box in boxes:
+        box.app.router.sites.providers.of_host = lambda name: "google"  # type: ignore[method-assign]
+        await box.start()
+    pass_time(boxes, 60)  # a new table permits no burst until it is full
+    yield boxes
+    for box in boxes:
+        await box.app.drain(0.0)
+        box.app._timer = None
+
+
+async def submit(box: WorkerBox, count: int, header: bytes = b"") -> None:
+    clients = [box.submit([f"r{n}@one.test"], content=header + b"Subject: x\r\n\r\nhi\r\n") for n in range(count)]
+    await box.until(lambda: all(client.replies for client in clients))
+    assert all(client.replies[0].startswith(b"250") for client in clients), clients[0].replies
+
+
+def pass_time(boxes: list[WorkerBox], seconds: float) -> None:
+    """The clock is one for both: it moves once, and each worker's timer sees it."""
+    boxes[0].clock.advance(seconds)
+    for box in boxes:
+        box.tick()
+
+
+async def at_rest(boxes: list[WorkerBox]) -> None:
+    """Until nothing is on its way any more in either worker."""
+
+    def quiet(box: WorkerBox) -> bool:
+        app = box.app
+        moving = set(box.places()) - {"ready"} or app.connecting or app._wake_scheduled or app.board._tasks
+        return not moving and all(session.idle for session in app.sessions)
+
+    turns = 0
+    while turns < TURNS_QUIET:
+        await boxes[0].until(lambda: all(map(quiet, boxes)))
+        turns += 1
+        await asyncio.sleep(0)
+        turns = turns if all(map(quiet, boxes)) else 0
+
+
+@pytest.mark.parametrize(("scope", "counters"), SCOPES + BY_MESSAGE, ids=str)
+def test_a_rate_holds_over_both_workers_and_all_of_it_is_used(
+    tmp_path: Path, scope: dict[str, str], counters: int | None
+) -> None:
+    async def work() -> None:
+        mx = Mx()
+        sources = SOURCES | ({"pools": {"default": ["a"]}} if counters is None else {})
+        rules = [{**scope, "rate": "10/s burst 4"}]
+        async with two_workers(tmp_path, await mx.start(), sources, shaping=rules) as boxes:
+            for box in boxes:
+                await submit(box, 150, HEADER)
+            await at_rest(boxes)
+            most = counters or 1
+            assert len(mx.recipients()) == 4 * most  # the burst, for each counter
+            for step in range(1, 31):
+                pass_time(boxes, 0.1)
+                await at_rest(boxes)
+                seen = len(mx.recipients())
+                assert seen <= (4 + step) * most
+            assert seen >= 0.98 * (4 + 30) * most
+            for box in boxes:
+                assert set(box.reasons()) == {"rate_limit"}
+
+    run(work)
+
+
+def test_the_reason_names_the_rule_and_when_the_next_permit_comes(tmp_path: Path) -> None:
+    async def work() -> None:
+        mx = Mx()
+        rules = [{"source": "a", "provider": "google", "rate": "360/h burst 1"}]
+        sources = SOURCES | {"pools": {"default": ["a"]}}
+        async with two_workers(tmp_path, await mx.start(), sources, shaping=rules) as boxes:
+            await submit(boxes[0], 3)
+            await at_rest(boxes)
+            pass_time(boxes, 4.0)
+            [waiting, _] = boxes[0].app.index.select(0, 10)[1]
+            [told, *_] = boxes[0].app_viewer().why(boxes[0].app.index.recipient_info(waiting)[0])
+            assert told["reason"] == "rate_limit"
+            assert told["detail"].startswith("source a at google: 360/h")
+            assert "shaping[0]" in told["detail"]
+            assert told["detail"].endswith("next permit in 6.0 s")
+            assert told["until_seconds"] == 6.0
+
+    run(work)
+
+
+@pytest.mark.parametrize(("scope", "counters"), SCOPES, ids=str)
+def test_open_connections_hold_over_both_workers(tmp_path: Path, scope: dict[str, str], counters: int | None) -> None:
+    async def work() -> None:
+        open_now: dict[str, set[int]] = {}
+        most: dict[str, int] = {}
+
+        def reply(verb: str, argument: str, talk: Talk) -> str:
+            there = open_now.setdefault(talk.peer, set())
+            there.add(talk.number)
+            if verb == "QUIT":
+                there.discard(talk.number)
+            total = sum(map(len, open_now.values()))
+            most["all"] = max(most.get("all", 0), total)
+            most[talk.peer] = max(most.get(talk.peer, 0), len(there))
+            return ""
+
+        mx = Mx(reply)
+        sources = SOURCES | ({"pools": {"default": ["a"]}} if counters is None else {})
+        rules = [{**scope, "connections": 3}]
+        # A session leaves after few messages, so that places change hands.
+        delivery = {"messages_per_connection": 5}
+        async with two_workers(tmp_path, await mx.start(), sources, shaping=rules, delivery=delivery) as boxes:
+            for box in boxes:
+                await submit(box, 100)
+            for _ in range(400):
+                if not any(box.app.index.queued_recipients for box in boxes):
+                    break
+                await at_rest(boxes)
+                pass_time(boxes, 0.3)  # the first in line asks again for what the other worker holds
+            assert len(mx.recipients()) == 200
+            assert most["all"] <= 3 * (counters or 1)
+            if counters == 2:
+                assert max(n for peer, n in most.items() if peer != "all") <= 3
+
+    run(work)
+
+
+@pytest.mark.parametrize(("scope", "counters"), SCOPES, ids=str)
+def test_a_connection_rate_holds_over_both_workers(tmp_path: Path, scope: dict[str, str], counters: int | None) -> None:
+    async def work() -> None:
+        mx = Mx()
+        sources = SOURCES | ({"pools": {"default": ["a"]}} if counters is None else {})
+        rules = [{**scope, "connection_rate": "1/s burst 2"}]
+        delivery = {"messages_per_connection": 1}
+        async with two_workers(tmp_path, await mx.start(), sources, shaping=rules, delivery=delivery) as boxes:
+            for box in boxes:
+                await submit(box, 40)
+            most = counters or 1
+            await at_rest(boxes)
+            for box in boxes:
+                await box.until(lambda box=box: not box.app.sessions)
+            assert len(mx.talks) == 2 * most
+            for step in range(1, 11):
+                pass_time(boxes, 1.0)
+                for box in boxes:
+                    await box.until(lambda box=box: not box.app.sessions and not box.app.connecting)
+                assert len(mx.talks) <= (2 + step) * most
+            assert len(mx.talks) == 12 * most
+            assert set(boxes[0].reasons()) | set(boxes[1].reasons()) == {"rate_limit"}
+
+    run(work)
+
+
+def test_messages_of_a_connection_and_recipients_of_a_transaction(tmp_path: Path) -> None:
+    async def work() -> None:
+        mx = Mx()
+        rules = [{"provider": "google", "messages_per_connection": 2, "recipients_per_transaction": 3}]
+        async with two_workers(tmp_path, await mx.start(), shaping=rules) as boxes:
+            await boxes[0].accepted([f"r{n}@one.test" for n in range(10)])
+            await submit(boxes[0], 20)
+            await at_rest(boxes)
+            assert sorted(len(recipients) for recipients, _ in mx.accepted if len(recipients) > 1) == [3, 3, 3]
+            assert max(talk.messages for talk in mx.talks) == 2
+
+    run(work)
+
+
+def test_pools_have_their_own_sources_and_share_what_counts_for_the_site(tmp_path: Path) -> None:
+    async def work() -> None:
+        mx = Mx()
+        rules = [{"provider": "google", "rate": "1/s burst 6"}, {"pool": "news", "rate": "1/s burst 2"}]
+        async with two_workers(tmp_path, await mx.start(), shaping=rules) as boxes:
+            await submit(boxes[0], 10, b"X-Fastrelay-Pool: news\r\n")
+            await at_rest(boxes)
+            assert [talk.peer for talk in mx.talks] == ["127.0.0.11"] * len(mx.talks)
+            assert len(mx.recipients()) == 2
+            await submit(boxes[1], 10)
+            await at_rest(boxes)
+            assert len(mx.recipients()) == 6
+
+    run(work)
+
+
+@pytest.mark.parametrize("rate", ["1/s burst 1", "20/s burst 10"])
+def test_a_reload_holds_the_new_rate_from_then_on(tmp_path: Path, rate: str) -> None:
+    async def work() -> None:
+        mx = Mx()
+        host = await mx.start()
+        async with two_workers(tmp_path, host, shaping=[{"rate": "5/s burst 5"}]) as boxes:
+            for box in boxes:
+                await submit(box, 200)
+            await at_rest(boxes)
+            for _ in range(10):
+                pass_time(boxes, 0.2)
+                await at_rest(boxes)
+            before = len(mx.recipients())
+            assert before == 15
+            for box in boxes:
+                box.app.reload(WorkerBox(tmp_path, [host], slot=0, **SOURCES, shaping=[{"rate": rate}]).config)
+            await at_rest(boxes)
+            per_second, burst = int(rate.partition("/")[0]), int(rate.rpartition(" ")[2])
+            assert len(mx.recipients()) - before <= burst
+            for _ in range(40):
+                pass_time(boxes, 0.25)
+                await at_rest(boxes)
+            sent = len(mx.recipients()) - before
+            owed = 5  # what the old rate let go at once, the new one waits for
+            assert 10 * per_second - owed - burst <= sent <= 10 * per_second + burst
+
+    run(work)
+
+
+def test_a_reload_to_fewer_connections_ends_those_above(tmp_path: Path) -> None:
+    async def work() -> None:
+        slow = Mx(lambda verb, argument, talk: "250-thinking" if verb == "BODY" else "")
+        host = await slow.start()
+        async with two_workers(tmp_path, host, shaping=[{"connections": 6}]) as boxes:
+            for box in boxes:
+                await submit(box, 50)
+            cell = boxes[0].table.cell(b"connections:relay")
+            await boxes[0].until(lambda: boxes[0].table.used(cell) == 6)
+            for box in boxes:
+                await box.until(lambda box=box: "in_flight" in box.places())
+                in_hand = box.places()["in_flight"]
+                box.app.reload(WorkerBox(tmp_path, [host], slot=0, **SOURCES, shaping=[{"connections": 2}]).config)
+                box.app.connections.second(box.clock.monotonic())
+                assert box.places()["in_flight"] == in_hand  # nothing in hand is cut
+            assert len([session for box in boxes for session in box.app.sessions if not session.held]) <= 2
+
+    run(work)
