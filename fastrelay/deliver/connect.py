@@ -140,6 +140,7 @@ def new_session(app: App, pool: Pool, opening: Opening, target: Any) -> Session:
         limit=tightest.limit if app.slots > 1 else 0,
         delivered_slot=app.outcome_slot("delivered", queue.provider, source.name),
         transaction_seconds=app.transaction_histogram(queue.provider),
+        urgent_cells=[counter.urgent_cell for counter in passage.counters if counter.urgent_cell],
     )
 
 

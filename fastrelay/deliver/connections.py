@@ -8,6 +8,8 @@ waits for a place here is known here, first come, first served.
     another worker holds the places           the first in line, and only that one, asks again every POLL_SECONDS
     an idle session holds what another wants  it says QUIT
     a worker holds more than its fair share   its sessions leave behind the message in hand
+    transactional mail waits for a place      it is first in line, and a session with other mail leaves behind the
+                                              message in hand, here or in another worker (Session._gives_way)
 
 Known faults: a place that another worker gave back is seen up to POLL_SECONDS late. A worker's share of a scope other
 than the session's tightest one is looked at once a second, not behind every message.
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastrelay.app import App
 
+WANT_NS = 2_000_000_000  # a worker that is gone wants nothing after this time
 POLL_SECONDS = 0.25  # how soon the first in line asks again for what other workers hold
 IDLE_LOOK = 64  # sessions looked at for an idle one when a site begins to wait
 SECOND_SLICE = 1000  # counters looked at in one second
@@ -32,7 +35,9 @@ NO_LIMIT = 2**31 - 1
 class Counter:
     """Connections of one scope. `limit` holds now; `base` is the configuration's, `reduced` a back-off's, if any."""
 
-    __slots__ = ("base", "cell", "holders", "origin", "polling", "reduced", "scope", "waiting", "wanted")
+    __slots__ = (
+        "base", "cell", "holders", "origin", "polling", "reduced", "scope", "urgent", "urgent_cell", "waiting", "wanted"
+    )  # fmt: skip
 
     def __init__(self, scope: str, cell: int) -> None:
         self.scope = scope
@@ -42,6 +47,8 @@ class Counter:
         self.origin = ""
         self.waiting: OrderedDict[Any, int] = OrderedDict()  # site queues, first come first; how many each wants
         self.wanted = 0  # sum of these
+        self.urgent: set[Any] = set()  # those of them with transactional mail and no session
+        self.urgent_cell = 0  # where workers say so to each other; 0: nowhere
         self.holders: dict[Any, None] = {}  # sessions of this worker, oldest first
         self.polling = False
 
@@ -78,6 +85,8 @@ class Connections:
             cell = self._app.table.cell(b"connections:" + scope.encode())
             counter = self._counters[scope] = Counter(scope, cell)
         counter.base, counter.origin = limit, origin
+        if limit != NO_LIMIT and not counter.urgent_cell and self._app.slots > 1:
+            counter.urgent_cell = self._app.table.cell(b"urgent:" + scope.encode())
         return counter
 
     def find(self, scope: str) -> Counter | None:
@@ -99,19 +108,26 @@ class Connections:
 
     # -- places -------------------------------------------------------------------------------------------------------
 
-    def take(self, counters: Counters, wanted: int, offered: Sequence[Counter] = ()) -> Counter | None:
+    def take(
+        self, counters: Counters, wanted: int, offered: Sequence[Counter] = (), *, urgent: bool = False
+    ) -> Counter | None:
         """Takes a place in each; None. Or takes none and gives the counter that has none left.
 
         `wanted`: how many connections the site could use now, which is what other workers share with. Where others
-        wait already only `offered` places are taken: whose turn it is decides who is woken.
+        wait already only `offered` places are taken: whose turn it is decides who is woken. `urgent`: for transactional
+        mail, which waits for nobody's turn or share.
         """
         table, slot, alone = self._app.table, self._app.slot, self._app.slots == 1
+        now_ns = 0 if alone or urgent else self._app.clock.boottime_ns()
         for taken, counter in enumerate(counters):
-            full = bool(counter.waiting) and counter not in offered
+            full = bool(counter.waiting) and counter not in offered and not urgent
             if not full and not alone:
                 held = table.held(counter.cell, slot)
                 self._publish(counter, held, wanted)
-                full = held >= table.share(counter.cell, slot, counter.limit)
+                full = not urgent and (
+                    held >= table.share(counter.cell, slot, counter.limit)
+                    or (counter.urgent_cell > 0 and table.others_want(counter.urgent_cell, slot, now_ns))
+                )
             if full or not table.acquire(counter.cell, slot, counter.limit):
                 for one in counters[:taken]:
                     table.release(one.cell, slot)
@@ -157,12 +173,44 @@ class Connections:
         table, slot = self._app.table, self._app.slot
         held = table.held(counter.cell, slot)
         self._publish(counter, held)
-        if not self._ask_idle(counter, IDLE_LOOK) and table.used(counter.cell) > held:
+        urgent = bool(site.urgent) and not site.pool.sessions
+        if urgent:
+            counter.urgent.add(site)
+            counter.waiting.move_to_end(site, last=False)
+            self._want(counter)
+        elif site in counter.urgent:
+            self._not_urgent(counter, site)
+        asked = self._ask_idle(counter, IDLE_LOOK) or (urgent and self._ask_busy(counter))
+        if not asked and table.used(counter.cell) > held:
             self._poll_later(counter)
+
+    def _want(self, counter: Counter) -> None:
+        """Says to other workers that transactional mail waits here, for a while."""
+        if counter.urgent_cell:
+            now_ns = self._app.clock.boottime_ns()
+            self._app.table.want(counter.urgent_cell, self._app.slot, now_ns, WANT_NS)
+
+    def _not_urgent(self, counter: Counter, site: Any) -> None:
+        counter.urgent.discard(site)
+        if counter.urgent_cell and not counter.urgent:
+            self._app.table.want(counter.urgent_cell, self._app.slot, 0, 0)
+
+    def _ask_busy(self, counter: Counter) -> bool:
+        """Lets one session that has no transactional mail leave behind the message in hand."""
+        for session in islice(counter.holders, IDLE_LOOK):
+            if session.held or session.closing:
+                return True
+        for session in islice(counter.holders, IDLE_LOOK):
+            if not session.site.urgent:
+                session.held = True
+                return True
+        return False
 
     def stop_waiting(self, counter: Counter, site: Any) -> None:
         wanted = counter.waiting.pop(site, 0)
         counter.wanted -= wanted
+        if site in counter.urgent:
+            self._not_urgent(counter, site)
         if not counter.waiting:
             self._contended.pop(counter, None)
 
@@ -204,6 +252,8 @@ class Connections:
     def _poll(self, counter: Counter) -> None:
         counter.polling = False
         table = self._app.table
+        if counter.urgent:
+            self._want(counter)
         if counter.waiting and table.used(counter.cell) < counter.limit:
             self._wake_first(counter)
         if counter.waiting and table.used(counter.cell) > table.held(counter.cell, self._app.slot):

@@ -155,7 +155,9 @@ class Pool:
         """Opens one more connection of a source if its permits and places allow; else notes what does not."""
         app = self._app
         passage = self.choice.passage(source)
-        if passage.gate.rules:
+        # Transactional mail without a session: its permits are asked for once it has one, and then it comes first.
+        urgent = bool(self.site_queue.urgent) and not self.sessions
+        if passage.gate.rules and not urgent:
             # What is being opened will use permits too: more connections than permits would only stand idle.
             promised = MESSAGES_BEFORE_ONE_MORE * self._connecting_by_source.get(source.number, 0)
             if passage.gate.soon(growth.now_ns) <= promised:
@@ -163,12 +165,12 @@ class Pool:
                 growth.deny(refusal_of(passage.gate, growth.now_ns))
                 return False
         missing = growth.wanted - self.connecting
-        counter = app.connections.take(passage.counters, missing, self.offered)
+        counter = app.connections.take(passage.counters, missing, self.offered, urgent=urgent)
         if counter is not None:
             growth.refused.add(source.number)
             growth.full[counter] = None
             return False
-        if passage.connects.rules and not passage.connects.permit(1, growth.now_ns, False):
+        if passage.connects.rules and not passage.connects.permit(1, growth.now_ns, urgent):
             app.connections.give_back(passage.counters)
             growth.refused.add(source.number)
             growth.deny(refusal_of(passage.connects, growth.now_ns))

@@ -70,7 +70,7 @@ class Listener:
         self._app.engine.assigned = assigner.by_sender
         self._app.engine.set_fairness(config.fairness)
         self._app.engine.boottime_ns = self._app.clock.boottime_ns
-        self._app.engine.waiting = getattr(self._app, "waiting", self._app.engine.waiting)
+        self._app.engine.forget_limits()
 
     # -- sockets ------------------------------------------------------------------------------------------------------
 

@@ -44,4 +44,5 @@ cdef class Session:
     cdef int _close(self, double now) except -1
     cdef int _finish(self, double now) except -1
     cdef bint _over_share(self) noexcept
+    cdef bint _missed_elsewhere(self) noexcept
     cdef bint _gives_way(self, double now) except -1

@@ -208,6 +208,16 @@ cdef class Session:
         return self.limit > 0 and (self.table.held(self.cell, self.slot)
                                    > self.table.share(self.cell, self.slot, self.limit))
 
+    cdef bint _missed_elsewhere(self) noexcept:
+        """All places of the site are taken and another worker has mail for more than it holds."""
+        cdef uint32_t other
+        if self.limit <= 0 or self.table.used(self.cell) < self.limit:
+            return False
+        for other in range(self.table._slots):
+            if other != self.slot and self.table.demanded(self.cell, other) > self.table.held(self.cell, other):
+                return True
+        return False
+
     cdef bint _gives_way(self, double now) except -1:
         """Transactional mail in another worker waits for a place that this session holds, and there is none of that
         here: it leaves, one session of this worker at a time."""
@@ -272,7 +282,7 @@ cdef class Session:
         if self.gone_by and now >= self.gone_by:
             self.abort()
             return
-        if self.idle and self._gives_way(now):
+        if self.idle and (self._gives_way(now) or self._missed_elsewhere()):
             self.leave(now)
             return
         if self.paused and self.transport is not None:
