@@ -25,6 +25,7 @@ FULL, EMPTY, RULE, MORE = "█", "░", "─", "…"
 ASCII = str.maketrans({**dict.fromkeys("▁▂▃", "."), **dict.fromkeys("▄▅▆", "o"), "▇": "O", "█": "#", "░": "-",
                        "─": "-", "…": "~"})  # fmt: skip
 TOP_LINES = 5
+LEAST_WIDTH, LEAST_HEIGHT = 80, 24
 HISTORY = 200  # values of a course that are kept
 LEAST_ROWS = 2
 DEFERRED_BAD, DEFERRED_WARN = 0.3, 0.1
@@ -265,7 +266,10 @@ def heights_wanted(view: View) -> int:
 
 
 def page(view: View, frame: Frame, width: int, height: int) -> list[Text]:
-    """Exactly `height` lines of `width` columns."""
+    """Exactly `height` lines of `width` columns; below 80×24, as much as fits of the page for that."""
+    if width < LEAST_WIDTH or height < LEAST_HEIGHT:
+        whole = page(view, frame, max(width, LEAST_WIDTH), max(height, LEAST_HEIGHT))
+        return [cut(text, width) for text in (*whole[: height - 1], whole[-1])]
     lines = [header(view, frame, width), *flow(view, frame, width), Text(" " * width)]
     groups = groups_of(view, width)
     room_for_rows = height - TOP_LINES - max(0, len(groups) - 1) - 1

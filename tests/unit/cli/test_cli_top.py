@@ -88,8 +88,8 @@ def drawn(found: View, width: int, height: int, **frame: Any) -> list[str]:
 # -- the page ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("width", [80, 81, 100, 120, 200])
-@pytest.mark.parametrize("height", [24, 25, 30, 60])
+@pytest.mark.parametrize("width", [20, 79, 80, 81, 100, 120, 200])
+@pytest.mark.parametrize("height", [5, 23, 24, 25, 30, 60])
 @pytest.mark.parametrize("found", [busy(), idle()], ids=["busy", "idle"])
 def test_the_page_fills_the_terminal_exactly(found: View, width: int, height: int) -> None:
     lines = drawn(found, width, height)
