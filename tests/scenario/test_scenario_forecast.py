@@ -86,7 +86,10 @@ shaping:
     ),
     "a cold source alone": Mix(
         1300,
-        {"google": 0.8, "yahoo": 0.2},  # no time to compare may fall into a night: a recipient more would move it by hours
+        {
+            "google": 0.8,
+            "yahoo": 0.2,
+        },  # no time to compare may fall into a night: a recipient more would move it by hours
         "sources: [{name: c, address: 192.0.2.3, warmup: slow}]\n"
         "warmup: {slow: {stages: [100, 200, 400, 800], spread: 8h}}\n",
     ),
@@ -111,16 +114,20 @@ shaping: [{source: a, provider: google, rate: 60/h}, {source: a, provider: yahoo
         {"google": 0.4, "yahoo": 0.2, "outlook": 0.2, "other": 0.2},
         POOL
         + """
-warmup: {slow: {stages: [150, 300, 600], spread: 4h}}
+warmup:
+  slow:
+    stages: [30, 60, 120]
+    spread: 4h
+    providers: {google: {stages: [90, 180, 360]}, yahoo: {stages: [50, 100, 200]}}
 shaping:
-  - {source: a, provider: google, rate: 2/min}
-  - {source: a, provider: yahoo, rate: 1/min}
+  - {source: a, provider: google, rate: 110/h}
+  - {source: a, provider: yahoo, rate: 67/h}
   - {provider: outlook, rate: 90/h burst 20}
-  - {pool: default, rate: 600/h}
-providers: {other: {rate: 30/h}}
+  - {pool: default, rate: 1200/h}
+providers: {other: {rate: 53/h}}
 """,
         over=7200.0,
-        sites=5,
+        sites=2,
     ),
 }
 
