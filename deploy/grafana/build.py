@@ -253,8 +253,7 @@ def queue() -> dict[str, Any]:
 
 def workers() -> dict[str, Any]:
     panels = [
-        stat("Version", 4, f"max by (version) ({each('build_info')})", "short", legend="{{version}}",
-             mappings={"1": "runs"}),
+        stat("Version", 4, f"max by (version) ({each('build_info')})", "short", legend="{{version}}", show="name"),
         stat("Workers", 4, total("worker_up"), "short", words="Ready.", steps=GOOD_AT_1),
         stat("Restarts in a day", 4, f"sum (increase({each('worker_restarts_total')}[1d]))", "short",
              steps=[(None, GREEN), (1, YELLOW), (5, RED)]),

@@ -55,8 +55,9 @@ def stat(
     steps: list[tuple[float | None, str]] | None = None,
     legend: str = "",
     mappings: dict[str, str] | None = None,
+    show: str = "value",
 ) -> Panel:
-    """One number, and its course behind it."""
+    """One number, and its course behind it. `show`: "name" for the legend in its place."""
     made = _panel("stat", title, width, 4, words, _targets([(expr, legend)]))
     made["fieldConfig"]["defaults"] = {
         "unit": unit,
@@ -67,8 +68,8 @@ def stat(
     made["options"] = {
         "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
         "colorMode": "value",
-        "graphMode": "area",
-        "textMode": "auto",
+        "graphMode": "area" if show == "value" else "none",
+        "textMode": show,
     }
     return made
 
