@@ -104,6 +104,7 @@ class Place:
     rate: AdaptiveRate
     holds: dict[str, Hold] = field(default_factory=dict)
     throttled: int = 0  # replies reported since the last tick
+    explained: int = 0  # deferrals reported by rules that are not about how fast we send, and not yet counted
     pace: float = 0.0  # answered recipients an hour, of late
     counted_at: float = 0.0
     grants: Grants = field(default_factory=Grants)  # of a site of no provider
@@ -188,6 +189,8 @@ class Backoffs:
         place.fired[rule.name] = place.fired.get(rule.name, 0) + attempts
         if rule.actions.slows:
             place.throttled += attempts
+        elif str(event.get("code") or "").startswith("4"):
+            place.explained += attempts
         self._act(rule, place, reply, now)
         self._tell(rule, source, name, place, event, attempts, now)
         self._write(place)
@@ -319,7 +322,10 @@ class Backoffs:
             pace = (answered + deferred) * 3600.0 / elapsed
             place.pace += (pace - place.pace) * min(1.0, elapsed / PACE_SECONDS)
         throttled, place.throttled = place.throttled, 0
-        place.rate.observe(now, max(0, round(answered)), max(0, round(deferred), throttled), throttled)
+        explained = min(place.explained, max(0, round(deferred) - throttled))
+        place.explained -= explained
+        taken = max(0, round(answered)) + explained
+        place.rate.observe(now, taken, max(0, round(deferred) - explained, throttled), throttled)
 
     def _advance(self, source: str, name: str, place: Place, hold: Hold, now: float) -> None:
         """One order: does it still hold, and what comes after it?"""

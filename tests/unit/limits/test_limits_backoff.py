@@ -26,6 +26,7 @@ rules:
 - {name: half, match: half, actions: {slow_by: 50%, for: 10m}}
 - {name: other_source, match: elsewhere, actions: {switch_source: yes, for: 15m}}
 - {name: throttle, match: throttled, actions: {treat_as: throttle}}
+- {name: greylisted, match: greylist, actions: {retry_after: 5m}}
 - {name: block, match: blocked, actions: {treat_as: block}}
 """
 
@@ -254,6 +255,15 @@ def test_the_rate_of_a_site_of_no_provider_is_found_too(bench: Bench, window: st
     print(window, per_hour, taken / 4 / per_hour, 1 - taken / tried)
     assert 0.9 <= taken / 4 / per_hour <= 1.01
     assert tried - taken <= 0.01 * tried
+
+
+def test_greylisting_is_not_taken_for_throttling(bench: Bench) -> None:
+    for _ in range(60):
+        bench.fire("greylisted", code=450, attempts=20)
+        bench.seconds(1, deferred=20)
+    assert bench.rate() is None
+    bench.seconds(60, deferred=20)  # and what no rule explains is
+    assert bench.rate() is not None
 
 
 def test_a_block_alone_orders_nothing(bench: Bench) -> None:
