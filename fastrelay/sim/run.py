@@ -368,8 +368,10 @@ def run(
     config: Config,
     on_progress: Callable[[Progress], object] | None = None,
     slot_seconds: float = 1.0,
+    on_world: Callable[[World], object] | None = None,
 ) -> Result:
-    """Runs a scenario from beginning to end. Raises ConfigError, SimulationFailed."""
+    """Runs a scenario from beginning to end; `on_world` may look at its hosts first. Raises ConfigError,
+    SimulationFailed."""
     import uvloop
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -377,7 +379,10 @@ def run(
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
     with quiet_logging(), working_folder() as folder, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        one = Run(scenario, config, folder, slot_seconds)
+        if on_world is not None:
+            on_world(one.world)
         try:
-            return runner.run(Run(scenario, config, folder, slot_seconds).live(on_progress))
+            return runner.run(one.live(on_progress))
         except OSError as error:
             raise SimulationFailed(f"the simulated hosts could not be set up: {error}") from error
