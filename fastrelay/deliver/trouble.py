@@ -56,14 +56,15 @@ class Trouble:
         return min(connections, 1 - len(self._pool.sessions))
 
     def connected(self) -> None:
-        """A session is ready for mail."""
+        """A session is ready for mail. While sessions are fruitless that alone is no good sign."""
         self._failed.clear()
         if self.fruitless < FRUITLESS_SESSIONS:
             self._over()
 
     def _over(self) -> None:
+        """The site takes mail."""
         queue = self._pool.site_queue
-        self.failures = self.fruitless = 0
+        self.failures = 0
         queue.backoff_until = 0.0
         queue.reason, queue.detail = "ready", ""
 
