@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastrelay._core.record import Record
 from fastrelay._core.scan import Scan
+from fastrelay.limits.shape import DEFAULT_POOL
 from fastrelay.schedule.places import DNS, QUARANTINED, READY, RETRY, SHOWN, SUSPENDED
 from fastrelay.schedule.state import OUTCOMES, POSSIBLE_DUPLICATE, QUEUED, MessageState, decode_state
 
@@ -20,6 +21,8 @@ AUDIT_SLICE = 2000
 AUDIT_TRIES = 10  # for a quiet moment; under load the difference then shows what moved meanwhile
 EVERY_MESSAGE = 2**64 - 1
 DOMAINS_SHOWN = 10
+LIMITS = ("rate_limit", "warmup_cap", "provider_backoff")
+CLASSES = ("bulk", "normal", "transactional")
 
 
 def shown(octets: bytes) -> str:
@@ -156,13 +159,15 @@ class Viewer:
             "domains": domains[:DOMAINS_SHOWN],
             "attempts": max((info[4] for info in infos), default=0),
             "next_attempt_seconds": round(min(waits) / 1000, 1) if waits else None,
-            "reason": self._reason(infos[0], now) if infos else "in_flight",
+            "reason": self._reason(recipients[0], infos[0], now) if infos else "in_flight",
         }
 
-    def _reason(self, info: tuple[Any, ...], now: float) -> str:
-        if info[3] == READY and info[2].site is not None:
-            return self._app.board.site_reason(info[2].site, now)
-        return SHOWN[info[3]]
+    def _reason(self, r: int, info: tuple[Any, ...], now: float) -> str:
+        place, attempts = info[3], info[4]
+        if place == READY and info[2].site is not None:
+            parked = self._app.index.parked_by(r)
+            return str(parked[0].reason) if parked else self._app.board.site_reason(info[2].site, now)
+        return "not_before" if place == RETRY and not attempts else SHOWN[place]
 
     def full(self, m: int) -> dict[str, Any]:
         """A message whole."""
@@ -189,12 +194,15 @@ class Viewer:
                 due = app.index.due_in_ms(r, int(now * 1000))
                 info = app.index.recipient_info(r)
                 shown_one["next_attempt_seconds"] = None if due is None else round(due / 1000, 1)
-                shown_one["reason"] = self._reason(info, now)
+                shown_one["reason"] = self._reason(r, info, now)
                 shown_one["site"] = shown_one["site"] or (info[2].site.key if info[2].site is not None else None)
                 shown_one["possible_duplicate"] = bool(info[6] & POSSIBLE_DUPLICATE)
             recipients.append(shown_one)
         told = self.row(m) | {"recipients": recipients, "quarantined": state.quarantined or None}
+        told["priority"] = CLASSES[app.index.priority_of(m)]
+        told["expires_seconds"] = round(app.engine.expires_in_ms(m, now) / 1000, 1)
         if record is not None:
+            told["pool"] = shown(record.pool) or DEFAULT_POOL
             told["trace"] = shown(record.prefix)
             told["segment"] = None if record.segment == 0xFFFFFFFF else record.segment
             told["client"] = shown(record.client)
@@ -223,6 +231,8 @@ class Viewer:
         one = state.recipients[info[1]]
         if place == RETRY:
             seconds = (app.index.due_in_ms(r, int(now * 1000)) or 0) / 1000
+            if not info[4]:
+                return "not_before", "it is not to be sent before its time", round(seconds, 1)
             return "retry_backoff", f"deferred {info[4]} times, last: {one.reply or 'no reply'}", round(seconds, 1)
         if place == DNS:
             waits = max(0.0, domain.wait_until - now)
@@ -238,4 +248,12 @@ class Viewer:
         site = domain.site
         if site is None:
             return "dns", "its route is about to be looked up again", None
-        return app.board.why_site(site, now)
+        boot_ns = app.clock.boottime_ns()
+        parked = app.index.parked_by(r)
+        if parked is not None:
+            rule, until_ns = parked
+            return rule.reason, str(rule.detail), round(max(0.0, (until_ns - boot_ns) / 1e9), 1)
+        reason, detail, until = app.board.why_site(site, now)
+        if until is None and site.denied_until_ns and reason in LIMITS:
+            until = round(max(0.0, (site.denied_until_ns - boot_ns) / 1e9), 1)
+        return reason, detail, until

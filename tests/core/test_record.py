@@ -32,6 +32,8 @@ def envelopes(draw: st.DrawFn) -> dict[str, object]:
         "prefix": draw(st.binary(max_size=3000)),
         "recipients": recipients,
         "recipient_parameters": parameters,
+        "expire_s": draw(st.sampled_from([0, 1, 600, 2**32 - 1])),
+        "not_before_ms": draw(st.sampled_from([0, 1, 2**62])),
     }
 
 
@@ -59,6 +61,7 @@ def test_what_is_encoded_is_read_back(fields: dict[str, object]) -> None:
     record = Record(encode_record(**fields))  # type: ignore[arg-type]
     for name in ("accepted_ms", "flags", "priority", "reverse_path", "mail_parameters", "helo", "prefix"):
         assert getattr(record, name) == fields[name], name
+    assert (record.expire_seconds, record.not_before_ms) == (fields["expire_s"], fields["not_before_ms"])
     for name in ("campaign", "tenant", "pool", "client"):
         assert getattr(record, name) == fields[name][:255], name  # type: ignore[index]
     recipients: list[bytes] = fields["recipients"]  # type: ignore[assignment]
@@ -67,6 +70,20 @@ def test_what_is_encoded_is_read_back(fields: dict[str, object]) -> None:
     assert record.count == len(recipients)
     assert record.recipients() == expected
     assert [record.recipient(number) for number in range(record.count)] == expected
+
+
+def test_a_message_without_times_is_written_as_ever() -> None:
+    """Version 1, in octets: what an earlier relay left in the spool is read, and the other way round."""
+    plain, timed = a_record(), a_record(expire_s=600, not_before_ms=1_800_000_060_000)
+    assert (plain[0], timed[0]) == (1, 2)
+    assert len(timed) == len(plain) + 12
+    assert timed[HEAD_OCTETS : HEAD_OCTETS + 12] == struct.pack("<qI", 1_800_000_060_000, 600)
+    assert timed[HEAD_OCTETS + 12 :] == plain[HEAD_OCTETS:]
+    assert (Record(plain).expire_seconds, Record(plain).not_before_ms) == (0, 0)
+    with pytest.raises(ValueError, match="version"):
+        Record(b"\x03" + timed[1:])
+    with pytest.raises(ValueError, match="lengths"):
+        Record(b"\x02" + plain[1:])
 
 
 def test_the_place_of_the_content_is_left_to_the_commit() -> None:

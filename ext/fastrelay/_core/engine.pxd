@@ -101,6 +101,7 @@ cdef class Engine:
     cdef int _nothing(self, SiteQueue site) except -1
     cdef bint _left_to_cold(self, SiteQueue site, int source, Gate gate, int64_t now_ns) except -1
     cpdef int give_back(self, Delivery delivery) except -1
+    cdef int64_t _lifetime_ms(self, uint32_t m) noexcept
     cdef bint _expired(self, uint32_t m, int64_t now_ms) noexcept
     cdef Delivery _load(self, uint32_t r, SiteQueue site, list numbers)
     cdef int _misrouted(self, uint32_t r, SiteQueue site, double now) except -1

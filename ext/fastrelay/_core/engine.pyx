@@ -728,11 +728,18 @@ cdef class Engine:
 
     cdef bint _expired(self, uint32_t m, int64_t now_ms) noexcept:
         """Whether a message was queued for as long as it may be."""
+        return now_ms - self.index.message(m).accepted_at_ms > self._lifetime_ms(m)
+
+    cdef int64_t _lifetime_ms(self, uint32_t m) noexcept:
+        """From acceptance to expiry: its own, or that of its class, or retry.expire."""
         cdef Message* message = self.index.message(m)
-        cdef int64_t most_ms = <int64_t> message.expire_s * 1000
-        if most_ms == 0:
-            most_ms = self.class_expire_ms[message.priority] or self.expire_ms
-        return now_ms - message.accepted_at_ms > most_ms
+        if message.expire_s:
+            return <int64_t> message.expire_s * 1000
+        return self.class_expire_ms[message.priority] or self.expire_ms
+
+    def expires_in_ms(self, uint32_t m, double now):
+        """Milliseconds until a queued message is given up; below 0 where that is due."""
+        return self.index.message(m).accepted_at_ms + self._lifetime_ms(m) - <int64_t> (now * 1000)
 
     def set_fairness(self, fairness):
         """Weights and expiry by class, of the configuration (config/sending.py, Fairness)."""

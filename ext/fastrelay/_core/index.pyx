@@ -823,6 +823,10 @@ cdef class Index:
         return (message.msgid, message.accepted_at_ms, message.queued, message.recipients, message.size,
                 self.name_list[message.campaign], self.name_list[message.tenant], message.spool, message.flags)
 
+    def priority_of(self, uint32_t m):
+        """The class of a message: 0 bulk, 1 normal, 2 transactional."""
+        return self.message(m).priority
+
     def set_message_flag(self, uint32_t m, int flag, bint on):
         if on:
             self.message(m).flags |= <uint8_t> flag
