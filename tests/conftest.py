@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -30,6 +31,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Orphans of killed relays come to us rather than to init, so that a leak can be seen."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    # No timing decides a test: a loaded machine is no failure. The same examples every time, so that a run says what
+    # changed in the code; --long looks for new ones.
+    hypothesis.settings.register_profile(
+        "fastrelay",
+        deadline=None,
+        derandomize=not config.getoption("--long"),
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
+    hypothesis.settings.load_profile("fastrelay")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
