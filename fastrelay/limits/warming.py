@@ -49,7 +49,8 @@ LOOK_SECONDS = 10.0  # days and hours are looked at so often; what is counted, a
 PERIOD_MOST = (1 << 20) - 2  # periods are numbers of 20 bits: 119 years of hours; a larger one is damage
 WARM_CAP = 10**12  # in the cell of a source that is done, for a worker that has not heard of it yet
 AT_ONCE = (1, 1_000_000_000)  # emission (ns) and burst of a spread that holds nothing back
-BURST_SECONDS = 10.0  # of a spread rate at once
+BURST_SECONDS = 30.0  # of a spread rate at once, at least LEAST_BURST: what is due while a source connects is not lost
+LEAST_BURST = 2
 SHORTEST_PART = 8  # a spread is not squeezed below one part in so many
 MARGIN_SHARE = 0.02  # of the span is left over for what is late
 LONGEST_SHARE = 0.88  # of a day (hour) is the longest spread: the next one may open after 22 h (55 min)
@@ -288,7 +289,7 @@ class Warmup:
             whole, left = self._span(track, now)
             remaining = cap - self._table.cap_used(track.cap_cell)
             emission = max(1, int(unit_seconds(cap, remaining, whole, left) * 1e9))
-            burst = max(1, int(cap * BURST_SECONDS / whole))
+            burst = max(LEAST_BURST, int(cap * BURST_SECONDS / whole))
         if abs(emission - track.emission_ns) > track.emission_ns // 200:
             track.emission_ns = emission
             self._table.set_rate(track.spread_cell, emission, burst)

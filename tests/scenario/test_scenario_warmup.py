@@ -20,7 +20,7 @@ from fastrelay.limits.governor import DATABASES, Governor, SlabCounts
 COLD, WARM = "127.0.0.23", "127.0.0.24"
 MIDNIGHT = datetime(2026, 11, 2, tzinfo=UTC).timestamp()
 HOUR = 3600.0
-STEP_HOURS = 4
+STEP_HOURS = 8
 
 
 def plan_of(stages: list[int], **plan: Any) -> dict[str, Any]:
@@ -134,9 +134,9 @@ class Story:
         await self.pass_hours(8)
         await self.submit(count)
         await self.quiet()
-        await self.pass_hours(12)
+        await self.pass_hours(8)
         written = {"cold": self.written[COLD], "warm": self.written[WARM]}
-        await self.pass_hours(4)
+        await self.pass_hours(8)
         return written, [fields["act"] for _, fields in self.happened[events:]]
 
 
@@ -190,11 +190,40 @@ def test_what_is_above_the_cap_waits_where_nothing_is_warm(tmp_path: Path) -> No
         await story.start()
         await story.submit(140)
         for day, sent in enumerate((40, 90, 140)):
-            await story.pass_hours(24 if day else 4)
+            await story.pass_hours(24 if day else 8)
             assert story.written[COLD] == sent
             assert story.box.reasons() == ({"warmup_cap": 140 - sent} if sent < 140 else {})
         assert story.box.counters()["delivered"] == 140
         assert {event["attempt"] for event in story.box.events() if event["event"] == "delivered"} == {1}
+        await story.stop()
+
+    run(work)
+
+
+def test_a_cap_is_spread_over_hours(tmp_path: Path) -> None:
+    """A hundred in two hours: never ahead of the clock, and nearly all of them at the end."""
+
+    async def work() -> None:
+        story = Story(tmp_path, plan_of([100, 200], overflow=False, spread=2 * HOUR))
+        story.keys["pools"] = {"default": ["cold"]}
+        await story.start()
+        await story.submit(150)
+        box, app, began = story.box, story.box.app, story.clock.wall()
+        moving = {"unplaced", "dns", "in_flight", "loading"}
+
+        def still() -> bool:
+            rule = app.gates._rules.get(b"cap:cold:*")
+            busy = app.connecting or any(not session.idle for session in app.sessions)
+            denied = set(box.reasons()) <= {"warmup_cap"}  # else somebody is on the way to ask
+            return denied and not (busy or (rule is not None and rule.pending) or moving & set(box.places()))
+
+        while (passed := story.clock.wall() - began) < 2.1 * HOUR:
+            await box.until(still)
+            assert story.written[COLD] <= 3 + 100 * passed / (2 * HOUR * 0.98)
+            box.pass_time(30.0)
+            story.governor.tick()
+        await box.until(lambda: set(box.reasons()) == {"warmup_cap"})
+        assert 98 <= story.written[COLD] <= 100
         await story.stop()
 
     run(work)
@@ -216,7 +245,7 @@ def test_a_restart_and_a_boot_within_a_day_give_no_second_cap(tmp_path: Path) ->
         (tmp_path / "table").unlink()  # power went; the table is of another boot
         await story.start()
         await story.submit(100)
-        await story.pass_hours(4)
+        await story.pass_hours(8)
         assert 55 <= story.written[COLD] <= 60
         await story.pass_hours(24)
         assert story.written[COLD] <= 60 + 70
