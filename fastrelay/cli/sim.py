@@ -104,6 +104,7 @@ def show(result: Result, scenario: Scenario, config: Config) -> None:
         outcomes = of_provider(result, name)
         held = ", ".join(f"{shown_words(why)} {share:.0%}" for why, share in held_by(result, name).items())
         reached = result.reached.get(name, {})
+        refusals = result.refusals.get(name)
         rows.append(
             (
                 name,
@@ -111,7 +112,7 @@ def show(result: Result, scenario: Scenario, config: Config) -> None:
                 count(outcomes.delivered),
                 count(outcomes.deferred),
                 count(outcomes.failed),
-                count(result.refusals.get(name, {}).get("blocked", 0)),
+                count(refusals["blocked"] if refusals is not None else 0),
                 count(outcomes.expired),
                 duration(reached.get(0.5)) or "–",
                 duration(reached.get(1.0)) or "–",

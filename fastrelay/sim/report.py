@@ -98,9 +98,11 @@ def advice(result: Result, scenario: Scenario, config: Config) -> list[str]:
     for (provider, source), standing in sorted(result.standings.items()):
         if standing["score"] < POOR_SCORE and source not in cold:
             found.append(f"{provider} thinks poorly of {source} at the end; a warm-up plan would have held it back")
-    for event in result.happened:
-        if event["event"] == "warmup_held" and event.get("act") == "stopped":
-            found.append(f"warm-up of {event.get('source')} stopped ({event.get('why')}): mend that before it goes on")
+    for row in result.warmup:
+        if row.get("held"):
+            at = "" if row["key"] == "*" else f" at {row['key']}"
+            words = f"{row['state']} at stage {row['stage']} of {row['stages']} ({row['why']})"
+            found.append(f"warm-up of {row['source']}{at} ends {words}: mend that, or widen the threshold of its plan")
     if result.queued:
         found.append(
             f"{result.queued:,} recipients were still queued at the end; `for` a longer time shows when they go"
