@@ -113,7 +113,8 @@ class IndexMachine(RuleBasedStateMachine):
         lane = self.site.by_source.get(source) if source else self.site.common
         r = self.index.py_pop(lane) if lane is not None else None
         queues = [queue for name, queue in self.model.queues.items() if name.startswith(f"lane {source} ")]
-        assert r in ([queue[0] for queue in queues if queue] or [None])
+        heads = [queue[0] for queue in queues if queue]
+        assert r in heads if heads else r is None
         if r is not None:
             self.model.out(r).place = UNPLACED
 

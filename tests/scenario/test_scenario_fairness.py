@@ -71,7 +71,7 @@ def arrived(net: Simulation) -> list[bytes]:
     return [recipient for _, recipient in net.account.arrivals]
 
 
-SLOW = {"connection": {"connections": 1}, "rate": {"rate": "40/s burst 1"}}
+SLOW: dict[str, dict[str, Any]] = {"connection": {"connections": 1}, "rate": {"rate": "40/s burst 1"}}
 
 
 @pytest.mark.parametrize("limit", SLOW)
