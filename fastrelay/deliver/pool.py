@@ -271,7 +271,9 @@ class Pool:
         self._resolve(session, "")
 
     def refused(self, session: Session, reply: Any) -> None:
-        """The host takes no mail in this session."""
+        """The host takes no mail in this session; rules read its greeting as any other reply."""
+        reactions = self._app.settler.reactions
+        reactions.refused(session.source_name, self.site_queue, reply.code, reply.enhanced or "", reply.text)
         self._resolve(session, reply.text_for_log())
 
     def gone(self, session: Session, error: BaseException | None) -> None:
