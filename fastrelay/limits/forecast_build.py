@@ -202,7 +202,10 @@ class Model:
             keys = self._keys.get(group.first)
             if keys is None:
                 continue
-            gauge = self.tracks[group.first, warmup.key_of(keys, demand.provider)].gauge
+            track = self.tracks[group.first, warmup.key_of(keys, demand.provider)]
+            gauge = track.gauge
+            if not track.plan.overflow:
+                site.strict.append(gauge)
             cell.gauge = gauge
             gauge.cells.append(cell)
             if gauge.spread is not None:

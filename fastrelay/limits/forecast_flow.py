@@ -66,13 +66,14 @@ class Site:
     """`members` equal sites of a provider, as one: backlog, rates and sums are of all of them together."""
 
     __slots__ = ("ahead", "amount", "backlog", "cells", "curve", "integral", "members", "mine", "number", "provider",
-                 "rate", "since", "stamp")  # fmt: skip
+                 "rate", "since", "stamp", "strict")  # fmt: skip
 
     def __init__(self, number: int, provider: str, members: int = 1) -> None:
         self.number = number
         self.provider = provider
         self.members = members
         self.cells: list[Cell] = []
+        self.strict: list[Gauge] = []  # caps beyond which nothing overflows to warm sources
         self.mine = 0.0  # of the campaign, still here
         self.ahead = 0.0  # of what was queued before it, still here
         self.amount = 0.0  # of the campaign, arrived so far
@@ -180,6 +181,8 @@ def solve(component: Component) -> list[tuple[Cell, float, object]]:
             result.append((cell, 0.0, None))
         elif cell.gauge is not None and cell.gauge.left <= EPSILON:
             result.append((cell, 0.0, cell.gauge))
+        elif cell.site.strict and (held := _waits_for(cell)) is not None:
+            result.append((cell, 0.0, held))
         else:
             active.append(cell)
     bounds = component.bounds
@@ -198,6 +201,13 @@ def solve(component: Component) -> list[tuple[Cell, float, object]]:
                 rate, binding = level, bound
         result.append((cell, rate, binding))
     return result
+
+
+def _waits_for(cell: Cell) -> Gauge | None:
+    """The cap of a cold source that a warm one may not send beyond, if there is one."""
+    if cell.gauge is not None and cell.gauge.left < NEVER:
+        return None
+    return next((gauge for gauge in cell.site.strict if gauge.left < NEVER), None)
 
 
 def _settle(bounds: list[Bound], active: list[Cell]) -> None:

@@ -130,6 +130,9 @@ class Runner:
         track.progress, _ = stages.turned(track.progress, track.plan, track.ramp, self.model.moment(self._now))
         self._open(track)
         self._mark(track.gauge.cells)
+        if not track.plan.overflow:  # warm sources may have waited for it
+            for cell in track.gauge.cells:
+                self._mark(cell.site.cells)
 
     def _open(self, track: Track) -> None:
         """The cap and the spread of the period that opens now, and when the next one does."""

@@ -274,6 +274,18 @@ shaping: [{source: a, rate: 360/h}]
     assert told.sources["c"].sent == pytest.approx(100, abs=1)
 
 
+def test_where_nothing_may_overflow_warm_sources_wait():
+    strict = config("""
+sources: [{name: a, address: 192.0.2.1}, {name: c, address: 192.0.2.3, warmup: slow}]
+warmup: {slow: {stages: [100, 200], spread: 0, overflow: false}}
+""")
+    told = run(strict, [Demand("google", 1000)])
+    assert told.sources["c"].sent >= 300
+    assert told.total.reached[0.5] == pytest.approx(2 * DAY, abs=60)
+    assert told.total.reached[1.0] == pytest.approx(2 * DAY, abs=60)
+    assert "warm-up cap of source c" in told.total.held_by[0][0]
+
+
 def test_sources_that_nothing_tells_apart_are_reckoned_together_and_shown_apart():
     many = config(
         "sources:\n" + "".join(f"  - {{name: s{n}, address: 192.0.2.{n + 1}}}\n" for n in range(20)) + "shaping:\n"
