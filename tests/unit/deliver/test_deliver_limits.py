@@ -269,3 +269,27 @@ def test_a_reload_to_fewer_connections_ends_those_above(tmp_path: Path) -> None:
             await boxes[0].until(lambda: staying() <= 2)
 
     run(work)
+
+
+def test_an_idle_session_gives_its_place_to_another_site_that_waits_for_it(tmp_path: Path) -> None:
+    async def work() -> None:
+        mx = Mx()
+        host = await mx.start()
+        rules = [{"provider": "google", "connections": 1}]
+        async with WorkerBox(tmp_path, [host], shaping=rules) as box:
+            app = box.app
+            app.router.sites.providers.of_host = lambda name: "google"  # type: ignore[method-assign]
+            for name in ("one", "two"):
+                site = app.router.sites.of_hosts([host, f"127.200.0.{len(name)}{len(app.board.sites)}:9"], 25)
+                domain = app.index.domain(f"{name}.test".encode())
+                domain.site = app.board.site_queue(site, b"", box.clock.monotonic())
+                domain.route_expires = 1e12
+            await box.accepted(["r@one.test"])
+            await box.settled()
+            await box.until(lambda: [session.idle for session in app.sessions] == [True])
+            await box.accepted(["r@two.test"])  # the clock stands still: no idle timeout ends the first session
+            await box.settled()
+            assert mx.recipients() == ["r@one.test", "r@two.test"]
+            assert [talk.number for talk in mx.talks] == [1, 2]
+
+    run(work)
