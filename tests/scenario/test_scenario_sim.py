@@ -22,9 +22,12 @@ POOL = (
 )
 
 
+ROOM = "defaults: {connections: 1000, messages_per_connection: 10000}\n"  # a story is about one limit at a time
+
+
 def simulated(config, scenario):
     """(result, scenario, configuration)"""
-    parsed, loaded = parse_scenario(scenario), load_text(config)
+    parsed, loaded = parse_scenario(ROOM + scenario), load_text(config)
     result = run(parsed, loaded)
     assert result.stuck == 0
     return result, parsed, loaded
@@ -97,7 +100,7 @@ def test_who_warms_up_is_not():
 
 def test_no_day_of_warm_up_exceeds_its_cap_and_the_rest_overflows():
     scenario = parse_scenario(
-        "for: 4d\nmix: {google: 60%, yahoo: 40%}\n"
+        ROOM + "for: 4d\nmix: {google: 60%, yahoo: 40%}\n"
         "campaigns: [{name: daily, count: 300, over: 1h, every: 1d, times: 3, at: 8h}]\n"
     )
     days: dict[int, int] = {}
@@ -144,7 +147,7 @@ def test_latency_and_connections_hold_back_as_they_would():
 
 def test_a_host_that_says_nothing_does_not_stop_the_clock():
     scenario = parse_scenario(
-        "for: 30m\nmix: {google: 50%, yahoo: 50%}\ncampaigns: [{name: a, count: 10, over: 0}]\n"
+        ROOM + "for: 30m\nmix: {google: 50%, yahoo: 50%}\ncampaigns: [{name: a, count: 10, over: 0}]\n"
         "providers: {google: {latency: 100d}}\n"
     )
     result = run(scenario, load_text(ONE))

@@ -19,8 +19,8 @@ for: 1d
 mix: {google: 50%, ours: 25%, other: 25%}
 domains: 2
 campaigns: [{name: a, count: 80, over: 10s}]
-defaults: {latency: 50ms}
-providers: {google: {greylist: 5m, unknown_mailboxes: 20%, connections: 1}}
+defaults: {latency: 50ms, connections: 1000, messages_per_connection: 10000}
+providers: {google: {greylist: 5m, unknown_mailboxes: 20%}}
 """
 
 
