@@ -47,19 +47,23 @@ BLOCKED_SECONDS = 1.0  # how soon to look again while outcomes can't be written
 class Growth:
     """One look at how many connections there should be, and what was in the way."""
 
-    __slots__ = ("at_ns", "full", "now_ns", "refused", "rule", "wanted")
+    __slots__ = ("at_ns", "full", "hopeless", "now_ns", "refused", "rule", "wanted")
 
     def __init__(self, wanted: int, now_ns: int) -> None:
         self.wanted = wanted  # connections being opened, at the end
         self.now_ns = now_ns
         self.refused: set[int] = set()  # numbers of sources that may open no more now
         self.full: dict[Counter, None] = {}
+        self.hopeless = False  # what refused one source refuses all
         self.rule: Rule | None = None  # of those that deny, the one that permits first
         self.at_ns = 0
 
     def deny(self, refusal: tuple[Rule, int] | None) -> None:
         if refusal is not None and (self.rule is None or refusal[1] < self.at_ns):
             self.rule, self.at_ns = refusal
+        if refusal is not None:
+            kind, _, scope = refusal[0].name.partition(b":")
+            self.hopeless = kind in (b"rate", b"connect") and b"source:" not in scope
 
 
 class Pool:
@@ -115,7 +119,7 @@ class Pool:
         wanted = self.trouble.most_wanted(-(-ready // MESSAGES_BEFORE_ONE_MORE), now)
         growth = Growth(wanted, now_ns)
         self._grow(cold, growth)
-        if warm and (ready > permits or self.choice.waited_for(warm)):
+        if warm and not growth.hopeless and (ready > permits or self.choice.waited_for(warm)):
             self._grow(warm, growth)
         self._wait(growth)
 
@@ -148,6 +152,8 @@ class Pool:
             for source in self.choice.in_order(sources, self.open_by_source):
                 if source.number not in growth.refused and self._may_open(source, growth):
                     break
+                if growth.hopeless:
+                    return
             else:
                 return
 
@@ -169,6 +175,7 @@ class Pool:
         if counter is not None:
             growth.refused.add(source.number)
             growth.full[counter] = None
+            growth.hopeless = "source:" not in counter.scope
             return False
         if passage.connects.rules and not passage.connects.permit(1, growth.now_ns, urgent):
             app.connections.give_back(passage.counters)
