@@ -93,7 +93,6 @@ class App:
             hostname=config.hostname.encode(),
             received_limit=config.smtp.received_limit,
             queued_limit=config.limits.queued_recipients // slots,
-            recipients_per_transaction=config.delivery.recipients_per_transaction,
             hot_bytes=config.delivery.hot_cache_bytes // slots,
             expire_ms=int(config.retry.expire_seconds * 1000),
         )
@@ -150,6 +149,9 @@ class App:
         headers = HeaderNames(config.headers)
         self.engine.accept_edit = headers.edit
         self.engine.set_field_names(headers.names)
+        self.engine.set_fairness(config.fairness)
+        self.engine.boottime_ns = self.clock.boottime_ns
+        self.engine.forget_limits()
         self.engine.expire_ms = int(config.retry.expire_seconds * 1000)
         self.engine.received_limit = config.smtp.received_limit
         self.engine.queued_limit = config.limits.queued_recipients // self.slots

@@ -148,6 +148,7 @@ class Supervisor:
                 slots=self._slot_count,
                 boot_id=self.clock.boot_id(),
                 now_ns=self.clock.boottime_ns(),
+                first=not os.path.lexists(self._path("spool")) and not os.path.lexists(self._path("control")),
             )
             for slot in range(self._slot_count):
                 self._slabs[slot] = Slab(self._path(f"slab.{slot}"), create=True)

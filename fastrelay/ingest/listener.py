@@ -68,9 +68,6 @@ class Listener:
         assigner = Assigner(config)
         self._app.engine.assign = assigner.assign
         self._app.engine.assigned = assigner.by_sender
-        self._app.engine.set_fairness(config.fairness)
-        self._app.engine.boottime_ns = self._app.clock.boottime_ns
-        self._app.engine.forget_limits()
 
     # -- sockets ------------------------------------------------------------------------------------------------------
 

@@ -148,5 +148,7 @@ def _remove(paths: list[str]) -> None:
     for path in paths:
         try:
             os.unlink(path)
+        except FileNotFoundError:
+            continue  # whoever else removes old files (logrotate, the removal before this one) was faster
         except OSError as error:
             log.warning("the old event log %s could not be removed: %s", path, error)

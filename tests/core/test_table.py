@@ -309,6 +309,14 @@ def test_a_lost_table_gives_no_burst(make: Make, path: Path) -> None:
     assert make(now_ns=9 * SECOND).take(1, 9 * SECOND, 1, SECOND, 4) == SECOND
 
 
+def test_the_first_table_of_a_state_directory_gives_bursts_and_a_lost_one_does_not(make: Make, path: Path) -> None:
+    table = make(now_ns=50 * SECOND, first=True)
+    assert table.take(table.cell(b"rate:a"), 50 * SECOND, 5, SECOND, 5) == 0
+    path.write_bytes(b"damaged")
+    table = make(now_ns=100 * SECOND, first=True)
+    assert table.take(table.cell(b"rate:a"), 100 * SECOND, 1, SECOND, 5) > 0
+
+
 @pytest.mark.parametrize("keep", [0, 100, 4095, 4096, 5000])
 def test_a_cut_table_is_refused_and_made_anew_without_burst(make: Make, path: Path, keep: int) -> None:
     make()

@@ -25,6 +25,7 @@ from fastrelay.sim.scripted import ScriptedMx
 from fastrelay.sim.submit import Submission, Submitter
 
 SUBMIT_SECONDS = 120.0
+SUBMISSION_TRIES = 400  # a relay that is started again on a busy machine takes its time
 FATES = ("delivered", "failed", "expired", "suppressed", "removed")
 SOON = {"first": "200ms", "factor": 1.5, "max": "1s", "expire": "4d", "jitter": "10%"}
 
@@ -110,7 +111,7 @@ class Simulation:
 
     def submit(self, smtp: tuple[str, int], messages: Iterable[Message], connections: int = 10) -> Submission:
         """Hand in a campaign and wait until all of it is accepted."""
-        submitter = Submitter(*smtp, connections=connections)
+        submitter = Submitter(*smtp, connections=connections, tries=SUBMISSION_TRIES)
         result: Submission = self.run(submitter.run(messages), SUBMIT_SECONDS)
         return result
 

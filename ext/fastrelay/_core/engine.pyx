@@ -99,8 +99,7 @@ cdef class Engine:
     """One worker's middle. All calls on the loop's thread; `now` is monotonic seconds."""
 
     def __init__(self, Index index, Slab slab, cold, *, monotonic, wall, bytes hostname, Py_ssize_t received_limit,
-                 Py_ssize_t queued_limit, Py_ssize_t hot_bytes, int64_t expire_ms, boottime_ns=None,
-                 Py_ssize_t recipients_per_transaction=0):
+                 Py_ssize_t queued_limit, Py_ssize_t hot_bytes, int64_t expire_ms, boottime_ns=None):
         self.index = index
         self.slab = slab
         self.cold = cold

@@ -63,12 +63,14 @@ cdef class Table(Cells):
     """An open table. A worker opens the file the supervisor made: `Table(path)`; the supervisor uses `Table.create`."""
 
     @staticmethod
-    def create(path, *, uint32_t slots, str boot_id, int64_t now_ns, uint32_t capacity=DEFAULT_CELLS):
+    def create(path, *, uint32_t slots, str boot_id, int64_t now_ns, uint32_t capacity=DEFAULT_CELLS, bint first=False):
         """Make the table anew for `slots` workers and carry over what must last from the file that lies there.
 
         For the holder of the state directory's lock only: no other process may have the old file open. `boot_id` names
         this boot, `now_ns` is CLOCK_BOOTTIME. Buckets that are not full again at `now_ns` keep their state. Raises
         TableError (also for a full disk: the room is reserved, so that no write to the mapping can fail later).
+
+        `first`: nothing was ever sent from this state directory. Where no table lies there, buckets then begin full.
         """
         cdef Table old = None
         cdef Table new
@@ -83,7 +85,10 @@ cdef class Table(Cells):
             old = None
         write_empty(path + ".new", slots, capacity, boot_id, old.hash_key if old is not None else os.urandom(16))
         new = Table(path + ".new")
-        new._header.floor_ns = now_ns if old is None else old._header.floor_ns
+        if old is None:
+            new._header.floor_ns = 0 if first and not os.path.lexists(path) else now_ns
+        else:
+            new._header.floor_ns = old._header.floor_ns
         if old is not None:
             new._carry_over(old, now_ns)
         os.rename(path + ".new", path)
