@@ -19,8 +19,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import re
-import resource
 import signal
 import sys
 from collections.abc import Iterable, Sequence
@@ -34,6 +32,7 @@ from fastrelay._core.lmdb import Environment, LmdbError
 from fastrelay._core.slab import Slab, SlabError
 from fastrelay._core.table import Table, TableError
 from fastrelay.admin.control import Commands, ControlServer
+from fastrelay.admin.host import old_slab_slots, orphans, raise_open_files, resident_bytes
 from fastrelay.admin.lock import StateLock
 from fastrelay.admin.log import start_logging
 from fastrelay.admin.notify import Notifier
@@ -548,37 +547,6 @@ class Supervisor:
         return facts
 
 
-def resident_bytes(pid: int | None) -> int:
-    """Resident memory of a process; 0 if it is gone."""
-    try:
-        with open(f"/proc/{pid}/statm", encoding="ascii") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, IndexError):
-        return 0
-
-
-def orphans(state_dir: str, slots: int) -> dict[int, list[str]]:
-    """Spool folders of workers that there are no more, dealt out to the slots: slot → names."""
-    dealt: dict[int, list[str]] = {}
-    for number in _numbered(os.path.join(state_dir, "spool"), r"w(\d+)", slots):
-        dealt.setdefault(number % slots, []).append(f"w{number}")
-    return dealt
-
-
-def old_slab_slots(state_dir: str, slots: int) -> list[int]:
-    """Slots beyond ours that have a metrics file: their counters still count."""
-    return _numbered(state_dir, r"slab\.(\d+)", slots)
-
-
-def _numbered(folder: str, pattern: str, first: int) -> list[int]:
-    """The numbers, from `first` on, of the entries of a folder that match."""
-    try:
-        found = [re.fullmatch(pattern, name) for name in os.listdir(folder)]
-    except FileNotFoundError:
-        return []
-    return sorted(int(match[1]) for match in found if match is not None and int(match[1]) >= first)
-
-
 def take_state_dir(config: Config, config_path: str) -> StateLock:
     """Make the state directory if need be, and hold it. Raises StateHeld, HostError."""
     try:
@@ -588,14 +556,6 @@ def take_state_dir(config: Config, config_path: str) -> StateLock:
         findings = check_host(config, config_path, listeners=False)
         problem = ConfigProblem(config_path, 0, "state_dir", f"{config.state_dir}: {error.strerror}", "mend it")
         raise HostError([found for found in findings.problems if found.path == "state_dir"] or [problem]) from error
-
-
-def raise_open_files() -> None:
-    """The soft limit of open files up to the hard one; workers inherit it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def run(config: Config, config_path: str, *, worker_command: Sequence[str] = WORKER_COMMAND) -> int:

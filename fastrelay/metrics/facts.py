@@ -78,8 +78,9 @@ def _add_warmup(facts: Facts, rows: Iterable[Mapping[str, Any]]) -> None:
     for row in rows:
         labels = (str(row["source"]), str(row["key"]))
         stage, stages = int(row["stage"]), int(row["stages"])
-        facts.set(names.WARMUP_CAP, float(row["cap"]), *labels)
-        facts.set(names.WARMUP_USED, float(row["used"]), *labels)
+        if row.get("cold", True):  # a warm source has no cap, which is not a cap of 0
+            facts.set(names.WARMUP_CAP, float(row["cap"]), *labels)
+            facts.set(names.WARMUP_USED, float(row["used"]), *labels)
         facts.set(names.WARMUP_STAGE, stage, *labels)
         facts.set(names.WARMUP_STAGES, stages, *labels)
         facts.set(names.WARMUP_TO_GO, float(row.get("days_left", max(0, stages - stage + 1))), *labels)

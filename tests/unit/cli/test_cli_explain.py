@@ -227,7 +227,8 @@ def test_warm_up(ask, answer):
     )
     assert "mail to all others 3 of 28 none a day done" in line_of(result, "done")
     assert line_of(result, "yes", "b ").endswith(
-        "yes over 3 connections; over 4 connections at most, by its replies; 1,850 left of today's cap; slowed down to 1,200 an hour by its replies"
+        "yes over 3 connections; over 4 connections at most, by its replies; 1,850 left of today's cap; "
+        "slowed down to 1,200 an hour by its replies"
     )
 
 
