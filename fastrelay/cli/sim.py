@@ -5,6 +5,7 @@ The work is in sim/run.py; here its progress and its report are shown.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -57,7 +58,7 @@ def sim(ctx: click.Context, scenario_path: str, config_path: str | None, as_json
     config = load(require_config(config_path))
     try:
         result = run(scenario, config, None if as_json else _progress())
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         click.echo("interrupted", err=True)
         ctx.exit(130)
     if as_json:

@@ -18,7 +18,9 @@ import logging
 import os
 import random
 import resource
+import signal
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -363,6 +365,14 @@ def quiet_logging(level: int = logging.CRITICAL) -> Iterator[None]:
         logger.setLevel(before)
 
 
+async def _until_terminated(one: Run, on_progress: Callable[[Progress], object] | None) -> Result:
+    """SIGTERM ends it as Ctrl-C does: its folder in memory must not stay."""
+    task = asyncio.current_task()
+    if task is not None and threading.current_thread() is threading.main_thread():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await one.live(on_progress)
+
+
 def run(
     scenario: Scenario,
     config: Config,
@@ -383,6 +393,6 @@ def run(
         if on_world is not None:
             on_world(one.world)
         try:
-            return runner.run(one.live(on_progress))
+            return runner.run(_until_terminated(one, on_progress))
         except OSError as error:
             raise SimulationFailed(f"the simulated hosts could not be set up: {error}") from error
