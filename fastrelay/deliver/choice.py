@@ -45,6 +45,7 @@ class Choice:
         self.sources: list[Source] = app.sources_of(site_queue.pool_name)
         self._unfit: dict[int, Obstacle] = {}  # by source number
         self._turn = 0
+        self.passages: dict[int, Passage] = {}  # by source number: those with places that this site alone has
 
     # -- who may ------------------------------------------------------------------------------------------------------
 
@@ -54,7 +55,13 @@ class Choice:
         self._unfit.clear()
 
     def passage(self, source: Source) -> Passage:
-        return self._app.gates.passage(self._queue, source)
+        shared = self._app.gates.passage(self._queue, source)
+        if not shared.of_each_site:
+            return shared
+        own = self.passages.get(source.number)
+        if own is None:
+            own = self.passages[source.number] = self._app.gates.of_site(self._queue, source, shared)
+        return own
 
     def obstacle(self, source: Source, now: float) -> Obstacle | None:
         """What keeps a source from this site, limits aside."""

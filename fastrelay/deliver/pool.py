@@ -327,6 +327,7 @@ class Pool:
 
     def renew(self) -> None:
         """The gates of this site are made anew."""
+        self.choice.passages.clear()
         self.site_queue.gates.clear()
         self.site_queue.cold_gates = []
         self._app.engine.wake(self.site_queue)

@@ -8,8 +8,9 @@ of the configuration and kept:
     counters  places for open connections
 
 Sites of one provider share passages, so 250 sources and 30 providers make 7,500 of them at most, however many sites
-there are; a passage to an unknown host goes with its site. Rules with the same cell are one object in a worker, so who
-waits for a rate waits in one line, whatever the site.
+there are; a passage to an unknown host goes with its site. A limit of each site on its own (connections_per_site) is
+added to the shared passage by the site's pool, where no limit of more than this site is as strict. Rules with the same
+cell are one object in a worker, so who waits for a rate waits in one line, whatever the site.
 
 A reload changes rules in place (the bucket keeps what it owes) and makes passages anew. Known faults: none.
 """
@@ -34,14 +35,17 @@ FLOWS_KEPT = 10_000  # campaign and tenant names come from clients
 class Passage:
     """One source on its way to one place, for one pool."""
 
-    __slots__ = ("connects", "counters", "gate", "place", "shape")
+    __slots__ = ("connects", "counters", "gate", "of_each_site", "place", "shape")
 
-    def __init__(self, place: str, shape: Shape, gate: Gate, connects: Gate, counters: Counters) -> None:
+    def __init__(
+        self, place: str, shape: Shape, gate: Gate, connects: Gate, counters: Counters, of_each_site: bool = False
+    ) -> None:
         self.place = place
         self.shape = shape
         self.gate = gate
         self.connects = connects
         self.counters = counters
+        self.of_each_site = of_each_site  # whether each site has a limit of connections of its own beside
 
 
 class Gates:
@@ -87,6 +91,13 @@ class Gates:
                 self._of_site.setdefault(key[-1], set()).add(key)
         return found
 
+    def of_site(self, site: Any, source: Any, shared: Passage) -> Passage:
+        """A shared passage with the places that this site alone has; its pool keeps it until it is renewed."""
+        shape = self.shaper.shape(source.name, site.provider, site.key, site.pool_name, site.site.explicit)
+        connections = self._app.connections
+        own = tuple(connections.counter(one.scope_name, value, one.origin) for one, value in _own(shape))
+        return Passage(shared.place, shared.shape, shared.gate, shared.connects, shared.counters + own)
+
     def gate(self, site: Any, number: int) -> Gate:
         """The gate of a source (by number) to a site queue; the engine keeps it in `site.gates`."""
         return self.passage(site, self._app.source_at(number)).gate
@@ -98,6 +109,8 @@ class Gates:
         counters = {}
         for limit in shape.of("connections"):
             assert isinstance(limit.value, int)
+            if _is_of_site(limit) and not own_key(site):
+                continue
             counters[limit.scope_name] = connections.counter(limit.scope_name, limit.value, limit.origin)
         scope = self.place_scope(source.name, place)  # counted in any case: a back-off may limit it
         if scope not in counters:
@@ -108,7 +121,8 @@ class Gates:
         if self.is_cold(source, site.provider):
             rules += self._warmup_rules(source, site.provider)
         connects = [self._rate(limit) for limit in shape.of("connection_rate")]
-        return Passage(place, shape, Gate(rules), Gate(connects), tuple(counters.values()))
+        of_each_site = not own_key(site) and bool(_own(shape))
+        return Passage(place, shape, Gate(rules), Gate(connects), tuple(counters.values()), of_each_site)
 
     @staticmethod
     def place_scope(source: str, place: str) -> str:
@@ -119,6 +133,8 @@ class Gates:
 
     def forget(self, site: Any) -> None:
         """The site queue is gone; what counts for its site alone goes with the last queue of the site."""
+        for passage in site.pool.choice.passages.values():
+            self._app.connections.forget(one.scope for one in passage.counters if one.scope.endswith(site.key))
         keys = self._of_site.get(site.key, set())
         for key in [key for key in keys if key[2] == site.pool_name]:
             keys.discard(key)
@@ -222,6 +238,17 @@ class Gates:
         for name in gone:
             self._rules.pop(name, None)
         self._flows.clear()
+
+
+def _is_of_site(limit: Limit) -> bool:
+    return any(part.startswith("site:") for part in limit.scope_name.split(" "))
+
+
+def _own(shape: Shape) -> list[tuple[Limit, int]]:
+    """The limits of connections of a site on its own that could bind: none that holds for more than it is as strict."""
+    limits = [(one, one.value) for one in shape.of("connections") if isinstance(one.value, int)]
+    wider = [value for one, value in limits if not _is_of_site(one) and "pool:" not in one.scope_name]
+    return [(one, value) for one, value in limits if _is_of_site(one) and value < min(wider, default=value + 1)]
 
 
 def own_key(site: Any) -> str:

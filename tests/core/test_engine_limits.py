@@ -135,7 +135,8 @@ def test_each_source_waits_for_its_own_limit(tmp_path: Path) -> None:
         limits.rule("quick", per_second=1, burst=1)
         limits.rule("slow", per_second=0.001, burst=1)
         limits.of_source = {0: ["quick"], 1: ["slow"]}
-        assert pulled(box, site, source=0) and pulled(box, site, source=1)
+        assert pulled(box, site, source=0)
+        assert pulled(box, site, source=1)
         assert pulled(box, site, source=0) is None
         assert pulled(box, site, source=1) is None  # the last one that was denied is not the one to wait for
         due_in = engine.next_limit_ns() - box.clock.boottime_ns()

@@ -293,3 +293,34 @@ def test_an_idle_session_gives_its_place_to_another_site_that_waits_for_it(tmp_p
             assert [talk.number for talk in mx.talks] == [1, 2]
 
     run(work)
+
+
+def test_sites_of_one_provider_have_their_own_connections(tmp_path: Path) -> None:
+    """connections_per_site is for each of them, whatever the provider's other sites use."""
+
+    async def work() -> None:
+        mx = Mx(lambda verb, argument, talk: "250-more to come" if verb in ("MAIL", "RCPT", "DATA") else "")
+        host = await mx.start()
+        async with WorkerBox(tmp_path, [host], delivery={"connections_per_site": 2}) as box:
+            app = box.app
+            app.router.sites.providers.of_host = lambda name: "google"  # type: ignore[method-assign]
+            for name in ("one", "two"):
+                site = app.router.sites.of_hosts([host, f"127.200.0.{len(name)}{len(app.board.sites)}:9"], 25)
+                domain = app.index.domain(f"{name}.test".encode())
+                domain.site = app.board.site_queue(site, b"", box.clock.monotonic())
+                domain.route_expires = 1e12
+                for _ in range(20):
+                    await box.accepted([f"r@{name}.test"])
+            await box.until(lambda: len(app.sessions) == 4)
+            await at_rest_in_mail(box)
+            assert sorted(len(queue.pool.sessions) for queue in app.board.sites.values()) == [2, 2]
+            assert app.connections.find("source:default site:" + site.key).limit == 2
+
+    run(work)
+
+
+async def at_rest_in_mail(box: WorkerBox) -> None:
+    """Until nothing is being opened any more."""
+    for _ in range(TURNS_QUIET):
+        await box.until(lambda: not box.app.connecting and not box.app._wake_scheduled)
+        await asyncio.sleep(0)
