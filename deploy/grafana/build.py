@@ -159,7 +159,7 @@ def providers_and_sources() -> dict[str, Any]:
               words="What the adaptive controller lets through; no line: not limited."),
         graph("Rules that fired", 8, [(rate("rule_fired_total", PROVIDER, "rule, provider"),
               "{{rule}} at {{provider}}")],
-              "cps"),
+              "cps", words="Greylisting is among them: any_greylisted."),
         graph("Blocks", 24, [(rate("blocks_total", BOTH, cells), "{{source}} at {{provider}}")], "cps",
               words="Replies that refuse the sending address, not the recipient."),
     ]  # fmt: skip

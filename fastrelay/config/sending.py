@@ -118,7 +118,7 @@ class WarmupPlan(Schedule, frozen=True):
     time_zone: TimeZone = "UTC"
     count: Literal["sending_days", "calendar_days"] = "sending_days"
     overflow: bool = True  # to the warm sources of the pool; False: wait with reason warmup_cap
-    spread_seconds: Duration = 8 * 3600.0  # a day's cap is let out over so long; 0: at once
+    spread_seconds: Duration = 0.0  # a day's cap is let out over so long; 0: as mail comes
     advance_at_share: Share = 0.9  # of the stage delivered, before the next one
     idle_days: Annotated[int, Meta(ge=1, le=365)] = 10  # a longer pause steps back
     minimum_messages: Count = 100  # attempts of a stage before shares count

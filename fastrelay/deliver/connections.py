@@ -275,7 +275,8 @@ class Connections:
         """Sessions above the limit or the fair share leave: idle ones now, others behind the message in hand."""
         table, slot = self._app.table, self._app.slot
         held = table.held(counter.cell, slot)
-        surplus = held - table.share(counter.cell, slot, counter.limit)
+        # A worker that is alone publishes no demand, so it has no share; all of the limit is its own.
+        surplus = held - (counter.limit if self._app.slots == 1 else table.share(counter.cell, slot, counter.limit))
         if surplus <= 0:
             return
         surplus -= sum(1 for session in counter.holders if session.closing or session.held)

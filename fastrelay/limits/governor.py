@@ -28,7 +28,8 @@ from fastrelay.limits.warming import CapTable, Counts, Event, Track, Warmup
 from fastrelay.limits.warming import Store as WarmupStore
 from fastrelay.metrics import names
 
-OUTCOMES, BLOCKS = names.OUTCOMES_TOTAL.name, names.BLOCKS.name
+OUTCOMES = names.OUTCOMES_TOTAL.name
+BESIDE_OUTCOMES = {"blocked": names.BLOCKS.name, "greylisted": names.GREYLISTED.name}
 
 log = logging.getLogger("fastrelay.governor")
 
@@ -43,7 +44,9 @@ class GovernorError(FastrelayError):
 
 class SlabCounts:
     """Reads the cumulative outcomes of all workers: {(outcome, provider, source): n}, where `blocked` are replies that
-    refuse the source. Which series those are is looked up once, so a read costs a look at each value.
+    refuse the source and `greylisted` is a part of `deferred`.
+
+    Which series those are is looked up once, so a read costs a look at each value.
 
     slabs  gives the metrics files
     """
@@ -66,8 +69,12 @@ class SlabCounts:
 def _outcome_series(slab: Slab) -> list[tuple[int, tuple[str, str, str]]]:
     """(entry, (outcome, provider, source)) of a metrics file; its labels are sorted by name."""
     outcomes = [(entry, tuple(value for _, value in labels)) for entry, labels in slab.series(OUTCOMES)]
-    blocks = [(entry, ("blocked", *(value for _, value in labels))) for entry, labels in slab.series(BLOCKS)]
-    return [(entry, key) for entry, key in (*outcomes, *blocks) if len(key) == 3]
+    beside = [
+        (entry, (word, *(value for _, value in labels)))
+        for word, name in BESIDE_OUTCOMES.items()
+        for entry, labels in slab.series(name)
+    ]
+    return [(entry, key) for entry, key in (*outcomes, *beside) if len(key) == 3]
 
 
 def slab_counts(slabs: Iterable[Slab]) -> dict[tuple[str, str, str], float]:

@@ -73,6 +73,8 @@ class Reactions:
         app.meters.count(names.RULE_FIRED, recipients, rule=rule.name, provider=provider)
         if rule.actions.treat_as == "block":
             app.meters.count(names.BLOCKS, recipients, provider=provider, source=source)
+        elif rule.actions.treat_as == "greylisting":
+            app.meters.count(names.GREYLISTED, recipients, provider=provider, source=source)
         shown = text.decode("utf-8", "backslashreplace").replace("\n", " ")[:REPLY_CHARACTERS]
         self._act(rule, source, place, f"{code} {shown}")
         self._report(

@@ -60,7 +60,7 @@ class Actions(Struct, frozen=True):
     connections: Connections | None = None  # at most so many, for `for`
     suspend_seconds: PositiveDuration | None = None  # nothing at all for so long
     switch_source: bool = False  # the retry goes by another source, and new mail too, for `for`
-    treat_as: Literal["throttle", "block", "bad_address"] | None = None
+    treat_as: Literal["throttle", "block", "bad_address", "greylisting"] | None = None
     retry_after_seconds: Duration | None = None  # the recipients it refused wait at least so long
     for_seconds: PositiveDuration | None = None  # how long slow_to, connections and switch_source hold
 

@@ -394,8 +394,13 @@ class Warmup:
             outcome, provider, source = series
             identity = (source, provider) if (source, provider) in self.tracks else (source, warmup.EVERY)
             totals = self._totals.get(identity)
-            if totals is not None and outcome in _OUTCOMES:
+            if totals is None:
+                continue
+            if outcome in _OUTCOMES:
                 totals[_OUTCOMES.index(outcome)] += n - before
+                changed.add(identity)
+            elif outcome == "greylisted":  # these were counted as deferred, and say nothing about the source
+                totals[_OUTCOMES.index("deferred")] -= n - before
                 changed.add(identity)
         return changed
 

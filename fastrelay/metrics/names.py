@@ -185,6 +185,9 @@ ADAPTIVE_RATE = _gauge(
     of_supervisor=True,
 )
 RULE_FIRED = _counter("rule_fired", "Replies that a back-off rule acted on.", "rule", "provider")
+GREYLISTED = _counter(
+    "greylisted", "Recipients deferred by greylisting, which says nothing about us.", "provider", "source"
+)
 BLOCKS = _counter("blocks", "Replies that refuse the sending address, not the recipient.", "provider", "source")
 
 # Spool

@@ -22,6 +22,7 @@ decides, and is the reason in events and metrics; without it the rows above hold
     throttle      we send too fast                      deferred    deferred    throttled
     block         they refuse us, not the recipient     deferred    failed      blocked
     bad_address   no such mailbox                       failed      failed      bad_address
+    greylisting   they want it from us a second time    deferred    deferred    greylisted
 
 `blocked` says nothing about the address, so nobody may be taken off a list for it; `bad_address` does.
 """
@@ -58,6 +59,7 @@ TREATED: dict[str, tuple[Kind, Kind, str]] = {
     "throttle": ("deferred", "deferred", "throttled"),
     "block": ("deferred", "failed", "blocked"),
     "bad_address": ("failed", "failed", "bad_address"),
+    "greylisting": ("deferred", "deferred", "greylisted"),
 }
 AGAIN = Verdict("again")
 

@@ -79,7 +79,7 @@ REPLIES = [
     ("other", 550, b"5.7.1 Blocked: very low reputation of the sending IP address", "any_bad_reputation", "failed",
      "blocked"),
     # What is about the recipient, or about one message, stays what it is.
-    ("other", 450, b"4.2.0 Greylisted, come back later", "any_greylisted", "deferred", "rcpt_refused"),
+    ("other", 450, b"4.2.0 Greylisted, come back later", "any_greylisted", "deferred", "greylisted"),
     ("other", 451, b"4.7.1 Try again later", None, "deferred", "rcpt_refused"),
     ("other", 452, b"4.2.2 The mailbox has exceeded its storage quota", None, "deferred", "rcpt_refused"),
     ("other", 552, b"5.2.2 mailbox full, over quota", None, "failed", "rcpt_refused"),

@@ -138,6 +138,16 @@ def test_from_cold_to_warm(host: Host) -> None:
     ]
 
 
+@pytest.mark.parametrize(("explained", "stage"), [(40, 2), (10, 1)])
+def test_greylisting_does_not_hold_a_stage(host: Host, explained: int, stage: int) -> None:
+    """Of 140 attempts 40 are deferred, 29 %: too many, unless it was greylisting."""
+    host.count("deferred", "google", 40)
+    host.count("greylisted", "google", explained)
+    host.take(100)
+    host.hours(24)
+    assert host.row()["stage"] == stage
+
+
 def test_workers_hear_of_changes_only(host: Host) -> None:
     version = host.governor.version
     host.take(100)
@@ -585,6 +595,11 @@ def test_counts_of_metrics_files(tmp_path: Path) -> None:
     for slab in slabs:
         slab.inc(names.OUTCOMES_TOTAL.entry(slab, outcome="delivered", provider="google", source="a"), 7)
         slab.inc(names.BLOCKS.entry(slab, provider="google", source="a"), 2)
+        slab.inc(names.GREYLISTED.entry(slab, provider="google", source="a"), 3)
         slab.inc(names.ACCEPTED_MESSAGES.entry(slab), 9)
         slab.observe(names.CONNECT_SECONDS.entry(slab), 0.1)
-    assert slab_counts(slabs) == {("delivered", "google", "a"): 14, ("blocked", "google", "a"): 4}
+    assert slab_counts(slabs) == {
+        ("delivered", "google", "a"): 14,
+        ("blocked", "google", "a"): 4,
+        ("greylisted", "google", "a"): 6,
+    }

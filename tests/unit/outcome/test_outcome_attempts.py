@@ -27,7 +27,7 @@ def at(verb: str, said: str | None, times: int = 10**9) -> Reply:
 ENDS: list[tuple[str, Reply, str, str | None, int | None, str | None, bool]] = [
     ("MAIL 4xx", at("MAIL", "451 4.3.0 busy"), "deferred", "mail_refused", 451, "4.3.0", False),
     ("MAIL 5xx", at("MAIL", "550 5.7.1 blocked"), "failed", "mail_refused", 550, "5.7.1", False),
-    ("RCPT 4xx", at("RCPT", "450 4.2.1 greylisted"), "deferred", "rcpt_refused", 450, "4.2.1", False),
+    ("RCPT 4xx", at("RCPT", "450 4.2.1 busy"), "deferred", "rcpt_refused", 450, "4.2.1", False),
     ("RCPT 5xx", at("RCPT", "550 5.1.1 nobody"), "failed", "rcpt_refused", 550, "5.1.1", False),
     ("an unknown code counts by its first digit", at("RCPT", "599 odd"), "failed", "rcpt_refused", 599, None, False),
     ("DATA 4xx", at("DATA", "451 later"), "deferred", "data_refused", 451, None, False),
