@@ -160,10 +160,11 @@ class FlowMachine(RuleBasedStateMachine):
 
     @rule(lanes=st.frozensets(st.integers(1, SOURCES)))
     def lose_sources(self, lanes: frozenset[int]) -> None:
+        order = list(self.site.by_source)  # lanes are released in the order in which they came to be
         self.index.lanes = lanes
         self.index.release_lanes(self.site)
         for key, flow in self.flows.items():
-            moved = [r for lane in sorted(flow.lanes) if lane and lane not in lanes for r in flow.lanes[lane]]
+            moved = [r for lane in order if lane not in lanes for r in flow.lanes.get(lane, [])]
             if moved and len(moved) == flow.count:  # it was empty for a moment
                 flow.start = max(flow.start, self.virtual[key[0] == TRANSACTIONAL])
             for lane in [lane for lane in flow.lanes if lane and lane not in lanes]:
