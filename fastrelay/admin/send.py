@@ -1,7 +1,9 @@
 """One test message, sent at once over a connection of its own, with the whole dialogue (`fastrelay send`).
 
-It goes through the same router, client machine and source binding as queued mail, but is not queued: what the far side
-answers is the result.
+It goes through the same router, client machine, source binding and permits as queued mail, but is not queued: what the
+far side answers is the result.
+
+Known fault: its one connection is not among those that limits of open connections count.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 READ_BYTES = 65536
 WHOLE_SECONDS = 60.0
+NEVER_SECONDS = 10 * 365 * 86400.0
+PERMIT_SECONDS = 1.0  # a permit that comes so soon is waited for
 
 
 class SendError(FastrelayError):
@@ -34,6 +38,7 @@ class Dialogue:
         self._clock = app.clock
         self._began = app.clock.monotonic()
         self.lines: list[dict[str, Any]] = []
+        self.rcpt_written = False
 
     def note(self, direction: str, octets: bytes | str) -> None:
         text = octets.decode("utf-8", "backslashreplace") if isinstance(octets, bytes) else octets
@@ -66,7 +71,31 @@ async def send_test_message(app: App, to: str, *, source: str | None, reverse_pa
             "outcome": outcome,
             "reply": f"{failure.code} {failure.enhanced} {failure.text}",
         }
-    reverse = reverse_path or f"postmaster@{app.config.hostname}"
+    gate, taken_ns = await _permit(app, app.board.site_queue(route.site, b"", now), chosen)
+    try:
+        return await _try_all(app, talk, chosen, targets, to, reverse_path or f"postmaster@{app.config.hostname}")
+    finally:
+        if not talk.rcpt_written:
+            gate.give_back(1, taken_ns, app.clock.boottime_ns())
+
+
+async def _permit(app: App, site: Any, source: Any) -> tuple[Any, int]:
+    """A permit for one RCPT, and when it was taken. Raises SendError where a limit denies it."""
+    gate = app.gates.gate(site, source.number)
+    end_ns = app.clock.boottime_ns() + int(PERMIT_SECONDS * 1e9)
+    while True:
+        now_ns = app.clock.boottime_ns()
+        if gate.permit(1, now_ns, True):
+            return gate, now_ns
+        rule, seconds = gate.denied, (gate.retry_at_ns - now_ns) / 1e9
+        if rule is not None and gate.retry_at_ns > end_ns:
+            when = f"in {seconds:.0f} s" if seconds < NEVER_SECONDS else "when an operator or the next day opens it"
+            raise SendError(f"not sent, a limit holds it ({rule.reason}): {rule.detail}. The next permit comes {when}")
+        await asyncio.sleep(max(seconds, 0.01))
+
+
+async def _try_all(app: App, talk: Dialogue, chosen: Any, targets: list[Any], to: str, reverse: str) -> dict[str, Any]:
+    """Tries the hosts in order until one answers."""
     last = "no address of the right family"
     for target in targets:
         if not chosen.reaches(target.family):
@@ -119,7 +148,9 @@ async def _dialogue(app: App, talk: Dialogue, source: Any, sock: Any, to: str, r
     tx = Transaction(reverse.encode(), [to.encode()], content)
     begun = False
     while True:
-        for octets in client.take_output():
+        out = client.take_output()
+        talk.rcpt_written = talk.rcpt_written or tx.rcpt_written
+        for octets in out:
             await loop.sock_sendall(sock, octets)
         event = client.next_event()
         if event == Event.EVENT_READY and not begun:

@@ -10,6 +10,7 @@ import pytest
 from support.worker import Mx, Talk, WorkerBox, run
 
 from fastrelay.admin.commands import CommandError, Commands
+from fastrelay.admin.send import SendError
 
 
 def later(verb: str, argument: str, talk: Talk) -> str:
@@ -150,6 +151,24 @@ def test_a_test_message_shows_the_whole_dialogue(tmp_path: Path) -> None:
             mx.reply = lambda verb, argument, talk: "554 5.7.1 go away" if verb == "CONNECT" else ""
             told = await commands.handle("send", {"to": "a@one.test"})
             assert (told["outcome"], told["reply"]) == ("failed", "554 5.7.1 go away")
+        await mx.stop()
+
+    run(work)
+
+
+def test_a_test_message_keeps_to_the_limits(tmp_path: Path) -> None:
+    async def work() -> None:
+        mx = Mx(lambda verb, argument, talk: "554 go away" if verb == "CONNECT" else "")
+        async with WorkerBox(tmp_path, [await mx.start()], shaping=[{"source": "*", "rate": "1/h burst 1"}]) as box:
+            box.pass_time(3600)
+            commands = Commands(box.app)
+            told = await commands.handle("send", {"to": "a@one.test"})
+            assert told["outcome"] == "failed"  # no RCPT was written: the permit is there again
+            mx.reply = lambda verb, argument, talk: ""
+            assert (await commands.handle("send", {"to": "a@one.test"}))["outcome"] == "delivered"
+            with pytest.raises(SendError, match=r"rate_limit.*source default: 1/h.*next permit comes in 3600 s"):
+                await commands.handle("send", {"to": "a@one.test"})
+            assert mx.recipients() == ["a@one.test"]
         await mx.stop()
 
     run(work)
