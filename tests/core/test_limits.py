@@ -289,28 +289,9 @@ def test_after_a_reload_everybody_asks_again(table: Table) -> None:
     rule, waiting = rate(table, b"rate:a", 1, 1), Waiting()
     waiting.wait(rule, "one", SECOND)
     waiting.wait(rule, "two", SECOND, True)
-    waiting.wait_for_connection(5, "three")
-    assert sorted(waiting.wake_all()) == ["one", "three", "two"]
+    assert sorted(waiting.wake_all()) == ["one", "two"]
     assert waiting.next_ns() == NEVER_NS
-    assert waiting.freed(5) is None
     assert waiting.wake_all() == []
-
-
-def test_who_waits_for_a_connection_is_told_in_turn() -> None:
-    waiting = Waiting()
-    assert waiting.freed(1) is None
-    for site in ("a", "b", "c"):
-        waiting.wait_for_connection(1, site)
-    waiting.wait_for_connection(2, "a")
-    waiting.wait_for_connection(2, "c")
-    assert waiting.freed(1) == "a"
-    assert waiting.freed(2) == "c"  # a was told already
-    assert waiting.freed(2) is None
-    waiting.forget("b")
-    assert waiting.freed(1) is None
-
-
-# --- caps ---
 
 
 def test_a_block_is_used_only_when_it_is_on_disk(table: Table) -> None:

@@ -82,8 +82,6 @@ cdef class Gate:
 cdef class Waiting:
     cdef list _heap                     # rules with waiters, by wake_ns
     cdef dict _waiters                  # site → Waiter
-    cdef dict _connections              # cell → sites, in order
-    cdef dict _connection_cells         # site → cells
     cdef public object on_sooner        # called when next_ns() became earlier from outside of a pull
 
     cpdef int wait(self, Rule rule, object site, int64_t at_ns, bint urgent=*) except -1

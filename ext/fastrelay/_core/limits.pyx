@@ -41,8 +41,6 @@ cimport cython
 from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport INT32_MAX, INT64_MAX
 
-from collections import OrderedDict
-
 from fastrelay._core.table cimport UNSET_NS
 
 cdef enum:
@@ -404,13 +402,11 @@ cdef class Gate:
 
 @cython.final
 cdef class Waiting:
-    """Which sites wait for which rule, and for a connection of which cell. Sites are any hashable objects."""
+    """Which sites wait for which rule. Sites are any hashable objects."""
 
     def __init__(self):
         self._heap = []
         self._waiters = {}
-        self._connections = {}
-        self._connection_cells = {}
         self.on_sooner = None
 
     def __len__(self):
@@ -452,7 +448,6 @@ cdef class Waiting:
         cdef Waiter waiter = self._waiters.pop(site, None)
         if waiter is not None:
             self._unlink(waiter)
-        self._forget_connections(site)
         return 0
 
     def rule_of(self, site):
@@ -465,9 +460,6 @@ cdef class Waiting:
         sites = list(self._waiters)
         for site in sites:
             self._unlink(self._waiters.pop(site))
-        for site in list(self._connection_cells):
-            self._forget_connections(site)
-            sites.append(site)
         return sites
 
     cpdef list due(self, int64_t now_ns):
@@ -594,26 +586,3 @@ cdef class Waiting:
         self._heap[place] = rule
         rule.place = place
         return 0
-
-    # --- connections ---
-
-    def wait_for_connection(self, cell, site):
-        """`site` wants a connection that `cell` (an int) denied. It may wait for several cells."""
-        self._connections.setdefault(cell, OrderedDict())[site] = None
-        self._connection_cells.setdefault(site, set()).add(cell)
-
-    def freed(self, cell):
-        """A connection of `cell` was closed: the site whose turn it is, waiting for no connection any more, or None."""
-        sites = self._connections.get(cell)
-        if not sites:
-            return None
-        site = next(iter(sites))
-        self._forget_connections(site)
-        return site
-
-    def _forget_connections(self, site):
-        for cell in self._connection_cells.pop(site, ()):
-            sites = self._connections[cell]
-            del sites[site]
-            if not sites:
-                del self._connections[cell]
