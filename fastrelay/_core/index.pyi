@@ -37,6 +37,7 @@ class SiteQueue:
     reason: str
     detail: str
     held: bool
+    several: bool
     gates: dict[int, Any]
     cold_gates: list[Any]
     denied_until_ns: int

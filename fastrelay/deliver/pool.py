@@ -73,6 +73,7 @@ class Pool:
         self._app = app
         self.site_queue = site_queue
         self.choice = Choice(app, site_queue)
+        site_queue.several = len(self.choice.sources) > 1
         self.trouble = Trouble(app, self)
         self.sessions: set[Session] = set()
         self.connecting = 0
@@ -338,6 +339,7 @@ class Pool:
         connections = self._app.connections
         self.renew()
         self.choice.configure()
+        self.site_queue.several = len(self.choice.sources) > 1
         for counter in self._waits:
             connections.stop_waiting(counter, self.site_queue)
         self._waits = []

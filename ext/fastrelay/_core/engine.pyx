@@ -813,8 +813,8 @@ cdef class Engine:
         cdef Turn turn = site.turns.get(source)
         if turn is None:
             turn = site.turns[source] = Turn(site)
-        if site.cold_gates and site.denied_until_ns == 0:
-            self.wake(site)     # what was left to a cold source may go by a warm one, whose sessions are idle
+        if site.several and site.denied_until_ns == 0:
+            self.wake(site)     # another source may send what this one may not: by an idle session, or a new one
         site.denied(gate.denied, gate.retry_at_ns)
         self._wait(gate.denied, turn, gate.retry_at_ns, urgent)
         self._count_denial(site, gate.denied)

@@ -85,6 +85,7 @@ cdef class SiteQueue:
     cdef public str reason
     cdef public str detail
     cdef public bint held
+    cdef public bint several            # more than one source may send there
     cdef readonly dict turns            # source number: its Turn in the line of a limit
     cdef public dict gates              # source number: its Gate; see Engine.pull
     cdef public list cold_gates         # of the usable sources that are to be filled first

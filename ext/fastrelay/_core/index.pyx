@@ -74,6 +74,7 @@ cdef class SiteQueue:
         self.reason = "ready"
         self.detail = ""
         self.held = False
+        self.several = False
         self.turns = {}
         self.gates = {}
         self.cold_gates = []

@@ -34,6 +34,7 @@ cdef class Rule:
     cdef readonly int64_t emission_ns, burst
     cdef readonly bytes name
     cdef public object reason, detail, origin
+    cdef int64_t took_tat, took_emission    # of the last take, to undo it in the same moment
     cdef int64_t seen_emission          # RECORDED: as of the last take
     cdef int64_t asked_ns               # the last take
     cdef int64_t changed_ns             # since then the rule (or the period) is the present one

@@ -157,13 +157,17 @@ cdef class Rule:
         return self.table.recorded(self.cell, burst)
 
     cdef int64_t _take_rate(self, int32_t most, int64_t now_ns) noexcept:
-        cdef int64_t burst, emission_ns = self._rate(&burst)
+        cdef int64_t got, burst, emission_ns = self._rate(&burst)
         if self.kind_number != FIXED and emission_ns != self.seen_emission:
             self.seen_emission = emission_ns
             self.changed_ns = now_ns
         if emission_ns == 0:
             return -UNSET_NS if self.kind_number == SPREAD else most
-        return self.table.take_up_to(self.cell, now_ns, most, emission_ns, burst)
+        got = self.table.take_up_to(self.cell, now_ns, most, emission_ns, burst)
+        if got > 0:
+            self.took_tat = self.table.last_tat
+            self.took_emission = self.table.last_emission
+        return got
 
     cdef int64_t _take_cap(self, int32_t most, int64_t now_ns) except? 0:
         cdef int64_t got
@@ -246,7 +250,8 @@ cdef class Rule:
         if self.kind_number == CAP:
             self.left += n
         elif self.kind_number == FIXED or self.seen_emission:
-            self.table.give_back(self.cell, n)
+            self.table.undo(self.cell, n, self.took_tat, self.took_emission)
+            self.took_tat -= self.took_emission * n     # for what is undone of the same take after this
 
     cdef int give_back(self, int32_t n, int64_t taken_ns, int64_t now_ns) except -1:
         """Units that were taken at `taken_ns`; nothing when the rule or the period changed since."""

@@ -9,6 +9,8 @@ cdef enum:
 
 
 cdef class Table(Cells):
+    cdef int64_t last_tat, last_emission    # of the last take through this object; see undo
+    cdef void undo(self, uint32_t cell, int32_t n, int64_t tat, int64_t emission_ns) noexcept nogil
     cdef void _copy_rate(self, Cell* source, uint32_t cell) noexcept nogil
     cdef void _copy_rule(self, Cell* source, uint32_t cell) noexcept nogil
     cpdef bint acquire(self, uint32_t cell, uint32_t slot, int32_t limit) noexcept nogil

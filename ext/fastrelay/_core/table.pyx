@@ -328,7 +328,11 @@ cdef class Table(Cells):
             n = min((end - tat) // emission_ns, most)
             if n < least:
                 return min(end - tat - fr_times(emission_ns, least), -1)
-            if not really or fr_swap_i64(&place.tat, &seen, tat + emission_ns * n):
+            if not really:
+                return n
+            if fr_swap_i64(&place.tat, &seen, tat + emission_ns * n):
+                self.last_tat = tat + emission_ns * n
+                self.last_emission = emission_ns
                 return n
 
     cdef void _new_rule(
@@ -365,8 +369,15 @@ cdef class Table(Cells):
             if fr_swap_i64(&place.tat, &seen, charged + fr_scaled(owed, emission_ns, old_ns)):
                 break
 
+    cdef void undo(self, uint32_t cell, int32_t n, int64_t tat, int64_t emission_ns) noexcept nogil:
+        """Undo `n` units of a take that left the bucket at `tat` (last_tat). Where another process took since, nothing
+        comes back: it may have waited behind our units for longer than it had to, and time that passed meanwhile
+        would be given out twice."""
+        cdef int64_t expected = tat
+        fr_swap_i64(&self._cell(cell).tat, &expected, tat - fr_times(emission_ns, n))
+
     cpdef void give_back(self, uint32_t cell, int32_t n) noexcept nogil:
-        """Undo a take of `n` units of this same moment. Later use give_back_late()."""
+        """Undo a take of `n` units of this same moment, of which nobody else knows. Later use give_back_late()."""
         self.give_back_late(cell, n, 0, 0)
 
     cpdef void give_back_late(self, uint32_t cell, int32_t n, int64_t taken_ns, int64_t now_ns) noexcept nogil:
