@@ -24,7 +24,7 @@ from fastrelay.sim.mx import Behaviour, MxHosts
 from fastrelay.sim.scripted import ScriptedMx
 from fastrelay.sim.submit import Submission, Submitter
 
-SUBMIT_SECONDS = 120.0
+SUBMIT_SECONDS = 200.0
 SUBMISSION_TRIES = 400  # a relay that is started again on a busy machine takes its time
 FATES = ("delivered", "failed", "expired", "suppressed", "removed")
 SOON = {"first": "200ms", "factor": 1.5, "max": "1s", "expire": "4d", "jitter": "10%"}
@@ -55,7 +55,7 @@ class Simulation:
         self._thread.join(10)
         self._loop.close()
 
-    def run(self, work: Coroutine[Any, Any, Any], seconds: float = 30.0) -> Any:
+    def run(self, work: Coroutine[Any, Any, Any], seconds: float = 90.0) -> Any:
         """Run on the simulation's loop and wait for the result."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(seconds)
 
@@ -116,7 +116,7 @@ class Simulation:
         return result
 
 
-def settled(relay: RelayProcess, seconds: float = 60.0) -> dict[str, Any]:
+def settled(relay: RelayProcess, seconds: float = 120.0) -> dict[str, Any]:
     """Wait until nothing is queued and every recipient is accounted for; the summary then."""
     summary: dict[str, Any] = {}
 

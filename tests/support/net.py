@@ -40,7 +40,7 @@ def split_endpoint(endpoint: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 30.0, what: str = "the condition") -> object:
+def wait_until(condition: Callable[[], object], seconds: float = 90.0, what: str = "the condition") -> object:
     """Poll until `condition()` is true and return its value; AssertionError after `seconds`.
 
     A bound against hanging, not a measurement: no test passes or fails by how long something takes below it.

@@ -17,7 +17,7 @@ from fastrelay.spool.eventlog import EventLog
 
 HEAD = struct.Struct("<BBHIIIQQ")
 OPTIONS = SpoolOptions(map_bytes=1 << 30, reserve_bytes=0, compact_seconds=1e9)
-WAIT_SECONDS = 20.0  # for what a thread does; only a test that fails waits so long
+WAIT_SECONDS = 90.0  # for what a thread does; only a test that fails waits so long
 
 
 def record(recipients: int = 1, rest: bytes = b"envelope") -> bytes:

@@ -22,7 +22,7 @@ from fastrelay.app import App
 from fastrelay.clock import SimulatedClock
 from fastrelay.config.schema import from_builtins
 
-WAIT_SECONDS = 20.0  # for what sockets and threads do; only a test that fails waits so long
+WAIT_SECONDS = 90.0  # for what sockets and threads do; only a test that fails waits so long
 Reply = Callable[[str, str, "Talk"], str | None]
 
 
