@@ -50,7 +50,7 @@ def cut(relay: RelayProcess, how: str) -> None:
     if how == "worker":
         before = relay.workers()
         relay.kill("worker", 0)
-        wait_until(lambda: len(relay.workers()) == 2 and relay.workers() != before, 60, "a new worker")
+        wait_until(lambda before=before: relay.replaced(before), 60, "a new worker")
         return
     relay.kill("all")
     if how == "lost table":

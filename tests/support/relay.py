@@ -254,6 +254,11 @@ class RelayProcess:
             return []
         return sorted(pid for pid in descendants(self.pid) if alive(pid) and is_worker(pid))
 
+    def replaced(self, before: list[int]) -> bool:
+        """Whether there are as many workers as before, and others. One look: a worker dies between two."""
+        living = self.workers()
+        return len(living) == len(before) and living != before
+
     def pids(self) -> list[int]:
         """The supervisor and everything below it."""
         return [self.pid, *descendants(self.pid)] if self.process else []
