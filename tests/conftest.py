@@ -110,6 +110,18 @@ def open_tmp_path() -> Iterator[Path]:
 
 
 @pytest.fixture
+def fast(tmp_path: Path) -> Iterator[Path]:
+    """A folder where a sync costs nothing: the images are many, and only their content matters."""
+    base = Path("/dev/shm")
+    if not base.is_dir():
+        yield tmp_path
+        return
+    folder = Path(tempfile.mkdtemp(prefix="fastrelay-powercut-", dir=base))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
 def sink() -> Iterator[Sink]:
     """A sink that accepts everything; `messages` holds it."""
     with Sink() as running:

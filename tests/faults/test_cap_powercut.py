@@ -11,8 +11,6 @@ import random
 import re
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,18 +27,6 @@ UNUSED = CAP // 100
 USED = re.compile(rb"^used 1 (\d+)$", re.MULTILINE)
 
 pytestmark = pytest.mark.skipif(not strace.available(), reason="strace is missing or may not trace (Debian: strace)")
-
-
-@pytest.fixture
-def fast(tmp_path: Path) -> Iterator[Path]:
-    """A folder where a sync costs nothing: the images are many, and only their content matters."""
-    base = Path("/dev/shm")
-    if not base.is_dir():
-        yield tmp_path
-        return
-    folder = Path(tempfile.mkdtemp(prefix="cap-powercut-", dir=base))
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

@@ -10,8 +10,6 @@ from __future__ import annotations
 import random
 import shutil
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,18 +22,6 @@ from fastrelay.errors import FastrelayError
 CHILD = Path(__file__).parents[1] / "support" / "spool_child.py"
 
 pytestmark = pytest.mark.skipif(not strace.available(), reason="strace is missing or may not trace (Debian: strace)")
-
-
-@pytest.fixture
-def fast(tmp_path: Path) -> Iterator[Path]:
-    """A folder where a sync costs nothing: the images are many, and only their content matters."""
-    base = Path("/dev/shm")
-    if not base.is_dir():
-        yield tmp_path
-        return
-    folder = Path(tempfile.mkdtemp(prefix="powercut-", dir=base))
-    yield folder
-    shutil.rmtree(folder)
 
 
 def replay(trace: Path, root: str, fast: Path, picks: int, deaf: str = "") -> tuple[Disk, int]:
