@@ -16,7 +16,7 @@ from fastrelay.limits.days import HOUR_SECONDS, LEAST_DAY_NS, LEAST_HOUR_NS, sec
 from fastrelay.limits.forecast_build import Demand, Model, Track
 from fastrelay.limits.forecast_flow import EPSILON, NEVER, Agenda, Bound, Cell, Component, Gauge, Site, solve
 from fastrelay.limits.stages import Tally
-from fastrelay.limits.warming import LONGEST_SHARE, MARGIN_SHARE, SHORTEST_PART
+from fastrelay.limits.warming import LONGEST_SHARE, unit_seconds
 
 DAY_SECONDS = 86400.0
 QUANTUM_SECONDS = 1e-3  # events closer than this are one; what flows meanwhile is too much by that
@@ -154,8 +154,7 @@ class Runner:
         to_end = self._to_end(track)
         if gauge.spread is not None and cap:
             whole = min(track.plan.spread_seconds, track.ramp.period_seconds * LONGEST_SHARE)
-            left = max(to_end, whole / SHORTEST_PART)
-            gauge.spread.rate = max(cap * sources / whole, gauge.left / left) / (1 - MARGIN_SHARE)
+            gauge.spread.rate = sources / unit_seconds(cap, gauge.left / sources, whole, to_end)
         self._agenda.put(now + to_end + TICK_SECONDS, track, 0)
 
     def _to_end(self, track: Track) -> float:
