@@ -21,7 +21,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec.structs
@@ -102,6 +102,8 @@ class Supervisor:
         self._owing_reload: set[int] = set()  # slots that have not taken over the configuration yet
         # What a slot's process was told: configuration, suspensions, version of the governor's state.
         self._started_with: dict[int, tuple[Config, list[dict[str, Any]], int]] = {}
+        # Who takes what workers tell unasked, by the name of the event.
+        self.reporters: dict[str, Callable[[WorkerSlot, dict[str, Any]], None]] = {}
         self._told_limits = 0  # version of the governor's state that all workers were told
         self._stop = asyncio.Event()
         self._keepers: list[asyncio.Task[None]] = []
@@ -173,6 +175,8 @@ class Supervisor:
             reserved=lambda: durable.reserved(self._state_dir),
         )
         self._told_limits = self.governor.version
+        for name in governor.REPORTS:
+            self.reporters[name] = lambda slot, message: self.governor.report(message)
 
     def _open_relay_log(self, cleanup: contextlib.ExitStack) -> None:
         """The log of what the relay itself decides. Raises HostError."""
@@ -282,10 +286,11 @@ class Supervisor:
 
     def on_report(self, slot: WorkerSlot, message: dict[str, Any]) -> None:
         """What a worker tells unasked."""
-        if message["event"] in governor.REPORTS:
-            self.governor.report(message)
-        else:
+        reporter = self.reporters.get(message["event"])
+        if reporter is None:
             log.warning("worker %d sent an unknown event: %s", slot.number, message["event"])
+            return
+        reporter(slot, message)
 
     def event(self, name: str, fields: dict[str, Any]) -> None:
         """An event that belongs to no message, for state/events/relay.jsonl: what the relay itself decided. `id` tells

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from fastrelay.config.schema import Config
+from fastrelay.config.schema import Config, Listener
 from fastrelay.config.units import format_size
 from fastrelay.errors import ConfigProblem, HostError
 
@@ -73,7 +73,8 @@ class HostCheck:
 
     def check_listeners(self) -> None:
         """Every listener's address and port is free for us."""
-        named = [(f"listeners.smtp[{n}]", listener) for n, listener in enumerate(self.config.listeners.smtp)]
+        listeners = self.config.listeners.smtp
+        named: list[tuple[str, Listener]] = [(f"listeners.smtp[{n}]", one) for n, one in enumerate(listeners)]
         if self.config.listeners.metrics is not None:
             named.append(("listeners.metrics", self.config.listeners.metrics))
         for section, listener in named:

@@ -18,6 +18,7 @@ import yaml
 from fastrelay.config.base import Origins
 from fastrelay.config.rules import check_rules
 from fastrelay.config.schema import DEFAULT_STATE_DIR, Config
+from fastrelay.config.security import with_absolute_paths
 from fastrelay.config.sending_rules import rules_path
 from fastrelay.config.tree import BAD, TreeReader
 from fastrelay.errors import ConfigError, ConfigProblem
@@ -79,7 +80,10 @@ def parse(text: str, name: str, folder: str | None = None) -> Document:
     origins = Origins(file=name, lines={path: line for path, line in reader.lines.items() if _ORIGIN.match(path)})
     state_dir = _absolute(config.state_dir, name, folder)
     backoff = msgspec.structs.replace(config.backoff, rules=rules_path(config, folder))
-    config = msgspec.structs.replace(config, state_dir=state_dir, pools=pools, backoff=backoff, origins=origins)
+    files = with_absolute_paths(config, folder)
+    config = msgspec.structs.replace(
+        config, state_dir=state_dir, pools=pools, backoff=backoff, origins=origins, **files
+    )
     return Document(name, config, warnings, reader.lines)
 
 

@@ -11,8 +11,11 @@ import ipaddress
 import os
 from collections.abc import Callable
 
-from fastrelay.config.schema import Config, Headers
+from fastrelay.config.auth_rules import AUTH_RULES
+from fastrelay.config.dkim_rules import DKIM_RULES
+from fastrelay.config.schema import Config, Headers, Listener
 from fastrelay.config.sending_rules import SENDING_RULES, check_backoff_rules
+from fastrelay.config.tls_rules import TLS_RULES
 from fastrelay.config.tree import TreeReader
 from fastrelay.config.units import format_duration, format_size, parse_bind
 from fastrelay.errors import ConfigProblem
@@ -55,7 +58,7 @@ def _related(path: str, other: str) -> bool:
 def check_rules(config: Config, reader: TreeReader, folder: str) -> list[ConfigProblem]:
     """Run all rules; problems are added to the reader, warnings returned. Relative paths start at `folder`."""
     rules = Rules(reader)
-    for rule in (*RULES, *SENDING_RULES):
+    for rule in (*RULES, *SENDING_RULES, *TLS_RULES, *AUTH_RULES, *DKIM_RULES):
         rule(config, rules)
     check_backoff_rules(config, rules, folder)
     return rules.warnings
@@ -65,7 +68,8 @@ def _listeners(config: Config, rules: Rules) -> None:
     if not rules.sound("listeners"):
         return
     taken: dict[tuple[str, int], str] = {}
-    named = [(f"listeners.smtp[{index}]", listener) for index, listener in enumerate(config.listeners.smtp)]
+    listeners = config.listeners.smtp
+    named: list[tuple[str, Listener]] = [(f"listeners.smtp[{index}]", one) for index, one in enumerate(listeners)]
     if config.listeners.metrics is not None:
         named.append(("listeners.metrics", config.listeners.metrics))
     for path, listener in named:

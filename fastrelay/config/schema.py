@@ -38,6 +38,19 @@ from fastrelay.config.base import (
     Size,
     Struct,
 )
+from fastrelay.config.security import (
+    Auth,
+    Compose,
+    Dkim,
+    Doctor,
+    ListenerAuth,
+    ListenerTls,
+    MessageChecks,
+    Path,
+    RunAs,
+    Tls,
+    TlsLevel,
+)
 from fastrelay.config.sending import Assignment, Backoff, Fairness, Provider, ShapingRule, Tenant, WarmupPlan
 from fastrelay.config.units import parse_bind
 
@@ -48,7 +61,6 @@ class Listener(Struct, frozen=True):
     """One address to listen at."""
 
     bind: Bind
-    mail: Assignment = Assignment()  # SMTP only; its tenant is pinned: headers choose only within it
 
     @property
     def address(self) -> tuple[str, int]:
@@ -56,8 +68,17 @@ class Listener(Struct, frozen=True):
         return parse_bind(self.bind)
 
 
+class SmtpListener(Listener, frozen=True):
+    """One address at which mail is submitted."""
+
+    mail: Assignment = Assignment()  # its tenant is pinned: headers choose only within it
+    tls: ListenerTls | None = None  # None: starttls where there is a certificate
+    auth: ListenerAuth | None = None  # None: optional where there are users
+    proxy_from: list[Network] = []  # load balancers that speak the PROXY protocol
+
+
 class Listeners(Struct, frozen=True):
-    smtp: list[Listener] = msgspec.field(default_factory=lambda: [Listener(bind="127.0.0.1:2525")])
+    smtp: list[SmtpListener] = msgspec.field(default_factory=lambda: [SmtpListener(bind="127.0.0.1:2525")])
     metrics: Listener | None = None
 
 
@@ -160,6 +181,9 @@ class Route(Struct, frozen=True):
     domains: list[DomainPattern]
     hosts: list[Endpoint] | None = None
     action: Literal["discard", "reject"] | None = None
+    tls: TlsLevel | Literal["implicit"] | None = None  # None: tls.outbound; implicit: TLS from the start, verified
+    username: str | None = None  # for AUTH at the hosts; only under verified TLS, or on loopback
+    password_file: Path | None = None
 
 
 class Retry(Struct, frozen=True):
@@ -221,6 +245,13 @@ class Config(Struct, frozen=True):
     fairness: Fairness = Fairness()
     tenants: dict[Name, Tenant] = {}
     senders: dict[DomainPattern, Assignment] = {}  # by domain of the reverse-path
+    tls: Tls = Tls()
+    auth: Auth = msgspec.field(default_factory=Auth)
+    dkim: Dkim = msgspec.field(default_factory=Dkim)
+    compose: Compose = Compose()
+    checks: MessageChecks = MessageChecks()
+    doctor: Doctor = Doctor()
+    run_as: RunAs = RunAs()
     dns: Dns = msgspec.field(default_factory=Dns)
     delivery: Delivery = Delivery()
     routes: list[Route] = []

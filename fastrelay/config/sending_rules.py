@@ -334,8 +334,6 @@ def _assignments(config: Config, rules: Rules) -> None:
     named: list[tuple[str, Assignment]] = [
         (f"listeners.smtp[{index}].mail", listener.mail) for index, listener in enumerate(config.listeners.smtp)
     ]
-    if config.listeners.metrics is not None and config.listeners.metrics.mail != Assignment():
-        rules.problem("listeners.metrics.mail", "no mail comes in here", "write it at a listener below smtp")
     seen: list[str] = []
     for pattern, assignment in config.senders.items():
         hidden = next((earlier for earlier in seen if _covers(earlier, pattern)), None)

@@ -19,7 +19,7 @@ from collections.abc import Mapping
 import msgspec
 
 from fastrelay.clock import Clock
-from fastrelay.config.schema import Config, Listener, Listeners
+from fastrelay.config.schema import Config, Listeners, SmtpListener
 from fastrelay.errors import ConfigError, ConfigProblem
 from fastrelay.route.providers import OTHER, built_in_table
 from fastrelay.sim.dns import DnsServer, Zone
@@ -169,7 +169,7 @@ class World:
             config,
             state_dir=folder,
             workers=1,
-            listeners=Listeners(smtp=[Listener(bind="127.0.0.1:0")], metrics=None),
+            listeners=Listeners(smtp=[SmtpListener(bind="127.0.0.1:0")], metrics=None),
             sources=sources,
             routes=[route for route in config.routes if not route.hosts],
             dns=replace(config.dns, nameservers=[self.dns.nameserver], min_ttl_seconds=3600.0),

@@ -18,7 +18,7 @@ EXAMPLE = Path(__file__).parents[3] / "deploy" / "fastrelay.example.yaml"
 # What the example shows beside the defaults, so that there is something to see.
 SHOWN = {
     *("hostname", "state_dir", "listeners", "sources", "pools", "dns", "routes"),
-    *("providers", "shaping", "warmup", "tenants", "senders", "origins"),
+    *("providers", "shaping", "warmup", "tenants", "senders", "origins", "tls", "dkim"),
 }
 
 
@@ -80,7 +80,11 @@ def test_the_example_shows_the_defaults():
         if field.name not in SHOWN:
             assert getattr(config, field.name) == getattr(default, field.name), field.name
     assert msgspec.structs.replace(config.dns, nameservers=[]) == default.dns
-    assert config.listeners.smtp == default.listeners.smtp
+    listeners = [msgspec.structs.replace(one, tls=None, auth=None) for one in config.listeners.smtp]
+    assert listeners == default.listeners.smtp
+    assert msgspec.structs.replace(config.dkim, keys=[]) == default.dkim
+    outbound = msgspec.structs.replace(config.tls.outbound, domains={})
+    assert msgspec.structs.replace(config.tls, outbound=outbound) == default.tls
     plan = msgspec.structs.replace(config.warmup["gently"], template=None, per=None, providers={})
     assert plan == WarmupPlan()
 

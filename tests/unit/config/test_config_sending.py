@@ -269,7 +269,7 @@ BAD = {
     ),
     "mail at the metrics": (
         S + "listeners: {metrics: {bind: '127.0.0.1:9', mail: {campaign: x}}}",
-        "listeners.metrics.mail", 3, "below smtp",
+        "listeners.metrics.mail", 3, "keys here are bind",
     ),
     "weight zero": (S + "fairness: {campaigns: {x: 0}}", "fairness.campaigns.x", 3, "whole number"),
     "weight huge": (S + "fairness: {bulk: {weight: 5000}}", "fairness.bulk.weight", 3, "whole number"),

@@ -14,9 +14,9 @@ from fastrelay.config.schema import (
     Config,
     Delivery,
     Dns,
-    Listener,
     Listeners,
     Route,
+    SmtpListener,
     Source,
     from_builtins,
     to_builtins,
@@ -124,7 +124,7 @@ def test_a_suffix_may_be_taken_from_a_built_in_provider(dns: Any) -> None:
 def test_where_listeners_are_seen_outside(bind: str, address: str, public: str | None, found: list[str]) -> None:
     config = Config(
         hostname="a.test",
-        listeners=Listeners(smtp=[Listener(bind=bind)]),
+        listeners=Listeners(smtp=[SmtpListener(bind=bind)]),
         sources=[Source(name="a", address=address, public_address=public)],
     )
     assert public_listeners(config) == found

@@ -1,0 +1,15 @@
+"""Rules of the configuration about DKIM, what is added to messages, message checks, `fastrelay doctor`.
+
+Each looks at a whole configuration whose parts are sound; files are looked at by config/checks.py, on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastrelay.config.rules import Rules
+    from fastrelay.config.schema import Config
+
+DKIM_RULES: list[Callable[[Config, Rules], None]] = []
