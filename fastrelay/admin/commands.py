@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from typing import TYPE_CHECKING, Any
 
 from fastrelay.admin.send import send_test_message
 from fastrelay.admin.view import Viewer
 from fastrelay.config.schema import from_builtins
 from fastrelay.errors import FastrelayError
+from fastrelay.ingest.inject import inject
 from fastrelay.limits.explain import explain
 from fastrelay.schedule.places import DNS, IN_FLIGHT, LOADING, READY, RETRY, UNPLACED
 from fastrelay.schedule.state import REMOVED
@@ -209,6 +211,15 @@ class Commands:
 
     async def on_send(self, to: str, source: str | None = None, trace: bool = False, **more: Any) -> dict[str, Any]:
         return await send_test_message(self._app, to, source=source, reverse_path=more.get("from") or "")
+
+    async def on_inject(
+        self, reverse_path: str, recipients: list[str], content: str, tenant: str = "", campaign: str = ""
+    ) -> dict[str, Any]:
+        """Mail of the supervisor's own; `content` is in base64. Answered once it is on stable storage."""
+        to = [one.encode() for one in recipients]
+        octets = base64.b64decode(content)
+        names = {"tenant": tenant.encode(), "campaign": campaign.encode()}
+        return {"id": await inject(self._app, reverse_path.encode(), to, octets, **names)}
 
     # -- life ---------------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ CLASSES = {"bulk": 0, "normal": 1, "transactional": 2}
 PRIORITIES = {name.encode(): number for name, number in CLASSES.items()}
 LONGEST_SECONDS = 30 * 86400  # of an expiry, and how far ahead a not-before may lie
 SENDERS_CACHED = 4096
+PLAIN_CACHED = 4096
 NOBODY = Assignment()
 
 # campaign, tenant, pool (empty: default), class, expiry (s; 0: of its class), not before (ms since 1970; 0: at once)
@@ -53,7 +54,9 @@ class Assigner:
         self._rules = Rules(rules, 25)
         self._by_rule = dict(zip(map(id, self._rules.rules), self._senders, strict=True))
         self._by_domain: dict[bytes, Assignment] = {}
-        self._plain: dict[tuple[int, int], Mail | bytes] = {}
+        # By identity: hashing two structs a message costs more. Each entry holds what its key names, so that no other
+        # object comes to have that identity.
+        self._plain: dict[tuple[int, int], tuple[Mail | bytes, Assignment, Assignment]] = {}
 
     @property
     def by_sender(self) -> bool:
@@ -73,13 +76,17 @@ class Assigner:
             except Refused as refused:
                 return refused.args[0].encode() + b"\r\n"
         key = (id(by_sender), id(where))
-        mail = self._plain.get(key)
-        if mail is None:
-            try:
-                mail = self._decide({}, by_sender, where, wall)
-            except Refused as refused:
-                mail = refused.args[0].encode() + b"\r\n"
-            self._plain[key] = mail
+        known = self._plain.get(key)
+        if known is not None:
+            return known[0]
+        mail: Mail | bytes
+        try:
+            mail = self._decide({}, by_sender, where, wall)
+        except Refused as refused:
+            mail = refused.args[0].encode() + b"\r\n"
+        if len(self._plain) >= PLAIN_CACHED:
+            self._plain.clear()
+        self._plain[key] = (mail, by_sender, where)
         return mail
 
     def _of_sender(self, sender: bytes) -> Assignment:
