@@ -42,7 +42,7 @@ class Answer:
 
     status   "ok"; "nodata" (the name exists, this type does not); "nxdomain"; "temporary" (SERVFAIL, timeout, …)
     records  MX: (preference, exchange), lower case, no final dot, "." for the root; A, AAAA: address text;
-             else the octets of the record's data
+             PTR: names as those; else the octets of the record's data
     ttl      seconds; of a negative answer by RFC 2308
     secure   the nameserver validated it (AD)
     detail   for a temporary failure: what happened, for people

@@ -22,7 +22,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-A, CNAME, SOA, MX, AAAA, OPT = 1, 5, 6, 15, 28, 41
+A, CNAME, SOA, PTR, MX, AAAA, OPT = 1, 5, 6, 12, 15, 28, 41
 IN = 1
 
 NOERROR, FORMERR, SERVFAIL, NXDOMAIN, NOTIMP, REFUSED = 0, 1, 2, 3, 4, 5
@@ -276,10 +276,12 @@ def address_data(response: Response, record: Record) -> str:
 
 
 def plain_data(response: Response, rdtype: int, records: list[Record], limit: int) -> tuple[Any, ...]:
-    """The records' data, at most `limit`: of MX the best (preference, exchange), of A and AAAA text, else octets."""
+    """The records' data, at most `limit`: of MX the best (preference, exchange), of A, AAAA and PTR text, else octets."""
     if rdtype == MX:
         best = sorted((mx_data(response, record) for record in records), key=lambda mx: mx[0])
         return tuple(dict.fromkeys(best))[:limit]
     if rdtype in (A, AAAA):
         return tuple(dict.fromkeys(address_data(response, record) for record in records[:limit]))
+    if rdtype == PTR:
+        return tuple(dict.fromkeys(name_to_text(_name_in(response, record, 0)) for record in records[:limit]))
     return tuple(response.wire[record.offset : record.offset + record.length] for record in records[:limit])
