@@ -25,6 +25,7 @@ class Accepted:
     size: int
     campaign: int
     tenant: int
+    flags: int
     since: float
 
 class Hot: ...
@@ -64,6 +65,7 @@ class Engine:
     accept_edit: Callable[[Envelope], tuple[dict[str, bytes], bytes] | None] | None
     assign: Callable[[dict[str, bytes] | None, Any, bytes, float], Any] | None
     assigned: bool
+    seal: Any
     boottime_ns: Callable[[], int]
     waiting: Waiting
     @property

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from fastrelay.deliver.pool import Pool
 from fastrelay.limits.shape import DEFAULT_POOL, place_of
 from fastrelay.route.names import InvalidDomain, normalize_domain
-from fastrelay.schedule.places import DNS, READY, RETRY, SUSPENDED
+from fastrelay.schedule.places import DNS, READY, RETRY, SUSPENDED, UNSIGNED
 from fastrelay.schedule.state import EXPIRED, FAILED, REMOVED
 from fastrelay.schedule.suspension import Backoff, Suspension
 
@@ -58,14 +58,14 @@ class Board:
 
     # -- what the engine asks -----------------------------------------------------------------------------------------
 
-    def domain_for(self, name: bytes, pool: bytes = b"") -> Any:
+    def domain_for(self, name: bytes, pool: bytes = b"", variant: int = 0) -> Any:
         """The Domain of a name as a client spelled it (lower case), for a pool (empty: `default`); None where it is no
         domain at all."""
         try:
             normal = normalize_domain(name.decode("utf-8"))
         except (InvalidDomain, UnicodeDecodeError):
             return None
-        return self._app.index.domain(normal.encode(), pool)
+        return self._app.index.domain(normal.encode(), pool, variant)
 
     def unrouted(self, domain: Any) -> None:
         """Mail waits for a domain whose route is unknown or ran out."""
@@ -198,7 +198,7 @@ class Board:
         index = self._app.index
         for _ in range(SWEEP_SLICES):
             following, found = self._app.engine.expired(self._expiry_at, SWEEP_SLICE, now)
-            found = [r for r in found if index.recipient_info(r)[3] in (READY, RETRY, DNS, SUSPENDED)]
+            found = [r for r in found if index.recipient_info(r)[3] in (READY, RETRY, DNS, SUSPENDED, UNSIGNED)]
             for r in found[:SLICE]:
                 self.expire(r)
             if len(found) > SLICE:

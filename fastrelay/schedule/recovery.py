@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from fastrelay._core.inflight import SLOTS, Inflight
+from fastrelay._core.index import variant_of
 from fastrelay._core.record import Record
 from fastrelay.schedule.places import QUARANTINED
 from fastrelay.schedule.state import POSSIBLE_DUPLICATE, QUEUED, MessageState, decode_state, fresh_state
@@ -192,6 +193,7 @@ class Recovery:
                 )  # fmt: skip
         wall_ms, now_ms = int(app.clock.wall() * 1000), int(app.clock.monotonic() * 1000)
         queued = []
+        variant = variant_of(record.flags)
         for number, one in enumerate(state.recipients):
             if one.status != QUEUED:
                 continue
@@ -199,7 +201,7 @@ class Recovery:
                 one.flags |= POSSIBLE_DUPLICATE
             address = addresses[number][0]
             name = address[address.rfind(b"@") + 1 :].lower()
-            domain = app.board.domain_for(name, record.pool)
+            domain = app.board.domain_for(name, record.pool, variant)
             queued.append((number, domain.name if domain is not None else b"invalid"))
         if not queued:
             log.error("message %s has no queued recipient left; deleted", app.engine.message_id(msgid, spool))
@@ -211,7 +213,7 @@ class Recovery:
         size = record.length + len(record.prefix)
         m, recipients = index.py_add(
             msgid, accepted_at_ms, size, queued, campaign, tenant, record.priority, spool, record.expire_seconds,
-            record.pool,
+            record.pool, variant, record.flags,
         )  # fmt: skip
         index.set_recipients(m, record.count)
         for (number, _), r in zip(queued, recipients, strict=True):

@@ -25,7 +25,7 @@ cdef class Accepted:
     cdef public list domains
     cdef public Py_ssize_t size
     cdef public uint32_t campaign, tenant, expire_s
-    cdef public int priority
+    cdef public int priority, flags     # flags: of the record
     cdef public int64_t hold_ms         # not before so long after acceptance
     cdef public double since
 
@@ -68,6 +68,7 @@ cdef class Engine:
     cdef public Waiting waiting       # which site waits for which rule
     cdef public object assign           # which campaign, tenant, pool, class and times a message has
     cdef public bint assigned           # whether a message without our header fields may have any
+    cdef public object seal             # what is added before a message, and its signature; None: nothing
     cdef public bint suspensions, held_back
     cdef readonly frozenset field_names
     cdef char field_initials[256]
@@ -113,13 +114,14 @@ cdef class Engine:
     cdef int _wake_site(self, SiteQueue site, double now) except -1
     cdef int _starve(self, SiteQueue site) except -1
     cdef int _forget_hot(self, uint64_t msgid) except -1
-    cdef Domain _domain_of(self, const char* address, Py_ssize_t length, bytes pool)
+    cdef Domain _domain_of(self, const char* address, Py_ssize_t length, bytes pool, int variant)
     cdef bytes _pool_in(self, const unsigned char* raw, const Head* head)
-    cdef Domain _new_domain(self, bytes name, bytes pool)
+    cdef Domain _new_domain(self, bytes name, bytes pool, int variant)
     cdef uint32_t _name_in(self, const unsigned char* raw, const Head* head, int which) except? 0xFFFFFFFF
     cpdef int place_ready(self, uint32_t r, double now) except -1
     cdef bytes _trace(self, Envelope envelope, bytes trace_head, uint64_t msgid, double wall)
-    cdef int _event_accepted(self, Accepted a, Envelope envelope, bytes client, double wall) except -1
+    cdef int _event_accepted(self, Accepted a, Envelope envelope, bytes client, double wall, bytes warnings) except -1
     cdef int _event_names(self, uint32_t campaign, uint32_t tenant) except -1
     cdef Delivery _delivery(self, uint32_t m, Record record, bytes content, list numbers)
+    cdef bint _by_flags(self, Transaction tx, Record record, bytes content) except -1
     cdef int _event_delivered(self, Delivery delivery, Py_ssize_t i, bytes tail, double wall, double now) except -1

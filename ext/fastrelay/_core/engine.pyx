@@ -28,19 +28,29 @@ from fastrelay._core.flows cimport Lane, Queue, TRANSACTIONAL, Turn
 from fastrelay._core.index cimport (
     IN_FLIGHT,
     LOADING,
+    MESSAGE_ALONE,
+    MESSAGE_HELD,
+    MESSAGE_UNSIGNED,
     Message,
     NIL,
     READY,
     RECIPIENT_POSSIBLE_DUPLICATE,
     RETRY,
     Recipient,
-    UNPLACED,
     SUSPENDED,
+    UNPLACED,
+    UNSIGNED,
+    domain_key,
+    message_flags,
+    variant_of,
 )
 from fastrelay._core.record cimport (
     FLAG_EIGHT_BIT,
+    FLAG_TLS_OPTIONAL,
+    FLAG_UNSIGNED,
     FLAG_UTF8_ADDRESS,
     FLAG_UTF8_HEADER,
+    FLAG_VERP,
     Head,
     RecipientView,
     Times,
@@ -122,6 +132,7 @@ cdef class Engine:
         self.yielding = set()
         self.waiting = Waiting()
         self.assign = None
+        self.seal = None
         self.assigned = False
         self.suspensions = False
         self.held_back = False
@@ -221,11 +232,12 @@ cdef class Engine:
         cdef Accepted a
         cdef bytes content = envelope.content
         cdef bytes address, name, prefix, campaign = b"", tenant = b"", pool = b"", edited = b""
+        cdef bytes warnings = None
         cdef dict fields = None
         cdef list recipients = envelope.recipients
         cdef list parameters = envelope.recipient_parameters
         cdef Py_ssize_t count = PyList_GET_SIZE(recipients), i
-        cdef int flags = 0, priority = 0
+        cdef int flags = 0, priority = 0, variant
         cdef uint32_t expire_s = 0
         cdef int64_t not_before_ms = 0
         cdef double wall = self.wall()
@@ -250,14 +262,17 @@ cdef class Engine:
             if type(found) is bytes:
                 return found
             campaign, tenant, pool, priority, expire_s, not_before_ms = found
+        if fields is not None and "tls_optional" in fields:
+            flags |= FLAG_TLS_OPTIONAL
+        variant = variant_of(flags)
         a = Accepted.__new__(Accepted)
         a.domains = []
         for i in range(count):
             address = recipients[i]
             name = address[address.rfind(b"@") + 1:].lower()
-            domain = self.index.domains.get(name + b"\0" + pool if pool else name)
+            domain = self.index.domains.get(domain_key(name, pool, variant))
             if domain is None:
-                domain = self._new_domain(name, pool)
+                domain = self._new_domain(name, pool, variant)
                 if domain is None:
                     return b"550 5.1.2 Recipient domain can't be used: " + name[:100] + b"\r\n"
             a.domains.append(domain)
@@ -270,6 +285,17 @@ cdef class Engine:
                 flags |= FLAG_UTF8_ADDRESS
         a.msgid = spool.next_id()
         prefix = self._trace(envelope, trace_head, a.msgid, wall)
+        if self.seal is not None:
+            header = edited or (envelope.header if content is None else content[:envelope.header_length])
+            found = self.seal.seal(
+                envelope, header, content, None if content is not None else large.body_hashes, fields,
+                (campaign, tenant, pool, priority, expire_s, not_before_ms), self.message_id(a.msgid), wall,
+            )
+            if type(found) is bytes:
+                return found
+            prefix = <bytes> found[0] + prefix + <bytes> found[1]
+            flags |= <int> found[2]
+            warnings = found[3]
         if parameters is not None and not any(parameters):
             parameters = None
         a.raw = encode_record(<int64_t> (wall * 1000), flags, priority, envelope.reverse_path,
@@ -282,6 +308,7 @@ cdef class Engine:
         a.campaign = self.index.name_number(campaign) if campaign else 0
         a.tenant = self.index.name_number(tenant) if tenant else 0
         a.priority = priority
+        a.flags = flags
         a.expire_s = expire_s
         a.hold_ms = not_before_ms - <int64_t> (wall * 1000) if not_before_ms else 0
         a.since = now
@@ -292,7 +319,7 @@ cdef class Engine:
                 spool.put_message_file(a.msgid, a.raw, large.file, a)
         except SpoolError as error:
             return error.reply.encode() + b"\r\n"
-        self._event_accepted(a, envelope, client, wall)
+        self._event_accepted(a, envelope, client, wall, warnings)
         self.slab.inc(self.events_total, 1)
         return None
 
@@ -348,7 +375,8 @@ cdef class Engine:
         text.add(b"\r\n", 2)
         return text.take()
 
-    cdef int _event_accepted(self, Accepted a, Envelope envelope, bytes client, double wall) except -1:
+    cdef int _event_accepted(self, Accepted a, Envelope envelope, bytes client, double wall,
+                             bytes warnings) except -1:
         cdef Text text = self.text
         cdef bytes part
         cdef bint first = True
@@ -370,6 +398,9 @@ cdef class Engine:
         part = envelope.helo
         text.add_json(PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
         self._event_names(a.campaign, a.tenant)
+        if warnings is not None:
+            text.add(b',"warnings":', 12)
+            text.add_bytes(warnings)
         text.add(b"}\n", 2)
         self.spool.add_accept_event(text.take())
         return 0
@@ -418,10 +449,11 @@ cdef class Engine:
         cdef Hot hot
         m = index.add_message(a.msgid, <int64_t> now_ms, <uint32_t> a.size, <uint32_t> count, a.campaign, a.tenant,
                               <uint8_t> a.priority, 0, a.expire_s)
+        index.message(m).flags = message_flags(a.flags)
         for i in range(count - 1, -1, -1):
             domain = a.domains[i]
             if (<list> index.domain_list)[domain.number] is not domain:
-                domain = index.domain(domain.name, domain.pool)
+                domain = index.domain(domain.name, domain.pool, domain.variant)
                 a.domains[i] = domain
             r = index.add_recipient(m, <uint16_t> i, domain)
         # Before anything is placed: a route that fails may end the message at once, and forget what is hot.
@@ -436,6 +468,8 @@ cdef class Engine:
             domain = <Domain> index.domain_list[index.recipient(r).domain]
             if a.hold_ms > 0:
                 index.defer(r, <int64_t> now_ms + a.hold_ms)
+            elif a.flags & FLAG_UNSIGNED:
+                self.place_ready(r, now_ms / 1000)
             elif self.suspensions and self.cold.suspended(r):
                 index.place(r, SUSPENDED)
             elif domain.site is not None and domain.route_expires * 1000 > now_ms:
@@ -500,10 +534,11 @@ cdef class Engine:
                 at = next_recipient(at, end, &view)
                 if at == NULL:
                     break
-                domains.append(self._domain_of(view.address, view.address_length, pool))
+                domains.append(self._domain_of(view.address, view.address_length, pool, variant_of(head.flags)))
             m = self.index.add_message(scan.msgid, now_ms - age_ms, <uint32_t> (head.length + head.prefix_length),
                                        head.recipients, self._name_in(raw, head, 0), self._name_in(raw, head, 1),
                                        head.priority, <uint8_t> spool, times.expire_s if times != NULL else 0)
+            self.index.message(m).flags = message_flags(head.flags)
             for number in range(<uint32_t> PyList_GET_SIZE(domains)):
                 number = <uint32_t> PyList_GET_SIZE(domains) - 1 - number
                 r = self.index.add_recipient(m, <uint16_t> number, <Domain> domains[number])
@@ -518,17 +553,19 @@ cdef class Engine:
                 r = self.index.recipient(r).sibling
         return True
 
-    cdef Domain _new_domain(self, bytes name, bytes pool):
-        return self.cold.domain_for(name, pool) if pool else self.cold.domain_for(name)
+    cdef Domain _new_domain(self, bytes name, bytes pool, int variant):
+        return self.cold.domain_for(name, pool, variant) if pool or variant else self.cold.domain_for(name)
 
-    cdef Domain _domain_of(self, const char* address, Py_ssize_t length, bytes pool):
+    cdef Domain _domain_of(self, const char* address, Py_ssize_t length, bytes pool, int variant):
         cdef Py_ssize_t i = length
         cdef bytes name
         while i > 0 and address[i - 1] != 64:
             i -= 1
         name = PyBytes_FromStringAndSize(address + i, length - i).lower()
-        domain = self.index.domains.get(name + b"\0" + pool if pool else name)
-        return domain if domain is not None else self._new_domain(name, pool) or self.index.domain(b"invalid", pool)
+        domain = self.index.domains.get(domain_key(name, pool, variant))
+        if domain is None:
+            domain = self._new_domain(name, pool, variant) or self.index.domain(b"invalid", pool, variant)
+        return domain
 
     cdef bytes _pool_in(self, const unsigned char* raw, const Head* head):
         cdef const char* at = (<const char*> raw + head_size(head) + head.reverse_path_length
@@ -548,6 +585,10 @@ cdef class Engine:
         cdef Domain domain = <Domain> self.index.domain_list[self.index.recipient(r).domain]
         if self.suspensions and self.cold.suspended(r):
             self.index.place(r, SUSPENDED)
+            return 0
+        if (self.index.message(self.index.recipient(r).message).flags & MESSAGE_UNSIGNED
+                and self.cold.keyless(self.index.recipient(r).message)):
+            self.index.place(r, UNSIGNED)
             return 0
         if domain.site is not None and domain.route_expires > now:
             self.index.push_site(domain.site, r)
@@ -928,7 +969,7 @@ cdef class Engine:
         cdef list numbers = [r]
         cdef Recipient* recipient
         cdef uint32_t s
-        if message.queued == 1 or most <= 1:
+        if message.queued == 1 or most <= 1 or message.flags & MESSAGE_ALONE:
             return numbers
         s = message.first
         while s != NIL and PyList_GET_SIZE(numbers) < most:
@@ -942,8 +983,8 @@ cdef class Engine:
         return numbers
 
     cdef Delivery _load(self, uint32_t r, SiteQueue site, list numbers):
-        """Record and content of a recipient and its fellows; None where the content has to be read first, or can't
-        be: the recipient is then at LOADING, or quarantined with its message."""
+        """Record and content of a recipient and its fellows; None where the content has to be read first, or can't be,
+        or there is no key to sign it: the recipient is then at LOADING, quarantined with its message, or UNSIGNED."""
         cdef Index index = self.index
         cdef uint32_t m = index.recipient(r).message
         cdef Message* message = index.message(m)
@@ -1036,11 +1077,15 @@ cdef class Engine:
         tx.recipient_parameters = parameters if any_parameters else None
         tx.prefix = record.prefix
         tx.content = content
-        # The record of a hot message was never read back, so it has no length.
-        tx.size = (record.head.length if content is None else PyBytes_GET_SIZE(content)) + record.head.prefix_length
         tx.eight_bit = (flags & FLAG_EIGHT_BIT) != 0
         tx.utf8_header = (flags & FLAG_UTF8_HEADER) != 0
         tx.utf8_address = (flags & FLAG_UTF8_ADDRESS) != 0
+        if flags & (FLAG_UNSIGNED | FLAG_VERP) and not self._by_flags(tx, record, content):
+            for s in numbers:
+                index.place(s, UNSIGNED)
+            return None
+        # The record of a hot message was never read back, so it has no length.
+        tx.size = (record.head.length if content is None else PyBytes_GET_SIZE(content)) + PyBytes_GET_SIZE(tx.prefix)
         delivery.transaction = tx
         delivery.session = None
         delivery.message = m
@@ -1052,6 +1097,21 @@ cdef class Engine:
         for s in numbers:           # last, so that an error above leaves nobody in flight
             index.place(s, IN_FLIGHT)
         return delivery
+
+    cdef bint _by_flags(self, Transaction tx, Record record, bytes content) except -1:
+        """What is made for each attempt: the signature of a message that waited for its key (False: it has to wait on),
+        and the reverse-path of a recipient (VERP)."""
+        cdef bytes made
+        if record.head.flags & FLAG_UNSIGNED:
+            made = self.cold.sign(record, content)
+            if made is None:
+                return False
+            tx.prefix = made
+        if record.head.flags & FLAG_VERP:
+            made = self.cold.reverse_path(record, tx.recipients[0])
+            if made is not None:
+                tx.reverse_path = made
+        return True
 
     cpdef int body_leaves(self, Delivery delivery) except -1:
         """Before the last octet of a body is written: the in-flight file gets the recipients (promise 3)."""
@@ -1103,7 +1163,7 @@ cdef class Engine:
         if not last:
             self.cold.settle_part(delivery)
         else:
-            if message.flags:
+            if message.flags & MESSAGE_HELD:
                 self.cold.gone(delivery.message)
             spool.delete_message(delivery.msgid, delivery)
             if stateful or message.recipients > 1:
@@ -1126,7 +1186,12 @@ cdef class Engine:
         self._event_begin(b"delivered", wall, self.tags[delivery.spool], delivery.msgid)
         text.add(b',"reverse_path":', 16)
         part = tx.reverse_path
+        if message.flags & MESSAGE_ALONE:
+            part = delivery.record.reverse_path
         text.add_json(PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        if message.flags & MESSAGE_ALONE:
+            text.add(b',"mail_from":', 13)
+            text.add_json(PyBytes_AS_STRING(tx.reverse_path), PyBytes_GET_SIZE(tx.reverse_path))
         text.add(b',"recipient":', 13)
         part = tx.recipients[i]
         text.add_json(PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))

@@ -20,10 +20,24 @@ cdef enum:
     SUSPENDED = 5
     QUARANTINED = 6
     LOADING = 7
-    PLACES = 8
+    UNSIGNED = 8
+    PLACES = 9
 
 cdef enum:
     RECIPIENT_POSSIBLE_DUPLICATE = 1
+
+cdef enum:                       # flags of a Message
+    MESSAGE_HELD = 1             # quarantined; see fastrelay/schedule/quarantine.py
+    MESSAGE_ALONE = 2            # one recipient in a transaction
+    MESSAGE_UNSIGNED = 4         # to be signed when it is sent
+
+cdef enum:                       # variants of a Domain
+    VARIANT_REQUIRETLS = 1
+    VARIANT_TLS_OPTIONAL = 2
+
+cdef bytes domain_key(bytes name, bytes pool, int variant)
+cpdef int variant_of(int flags) noexcept
+cdef uint8_t message_flags(int flags) noexcept
 
 cdef struct Message:
     uint64_t msgid
@@ -56,6 +70,7 @@ cdef struct Recipient:
 cdef class Domain:
     cdef readonly bytes name
     cdef readonly bytes pool            # empty: the pool `default`
+    cdef readonly int variant           # 0, or what its mail asks of TLS (RFC 8689)
     cdef readonly uint32_t number
     cdef public object route
     cdef public double route_expires
@@ -69,6 +84,7 @@ cdef class Domain:
 cdef class SiteQueue:
     cdef readonly object site
     cdef readonly str key, provider, pool_name
+    cdef public object tls              # its TlsPolicy (fastrelay/tls/policy.py), or None
     cdef readonly Lane common
     cdef readonly dict by_source        # source number + 1: its Lane
     cdef readonly Py_ssize_t count, urgent
@@ -99,7 +115,7 @@ cdef class Index:
     cdef uint32_t message_chunks, recipient_chunks, message_top, recipient_top, message_free, recipient_free
     cdef readonly Py_ssize_t queued_messages, queued_recipients
     cdef Py_ssize_t not_before          # of those at RETRY: never tried yet
-    cdef Py_ssize_t places[8]
+    cdef Py_ssize_t places[9]
     cdef Wheel wheel
     cdef list queues, queue_numbers_free
     cdef readonly dict domains, names
@@ -143,6 +159,6 @@ cdef class Index:
     cdef int _free_flow(self, SiteQueue site, Flow flow) except -1
     cdef double _weight(self, Flow flow) except -1
     cdef int defer(self, uint32_t r, int64_t due_ms) except -1
-    cpdef Domain domain(self, bytes name, bytes pool=*)
+    cpdef Domain domain(self, bytes name, bytes pool=*, int variant=*)
     cpdef uint32_t name_number(self, bytes name) except? 0xFFFFFFFF
     cpdef Queue new_queue(self, int place)

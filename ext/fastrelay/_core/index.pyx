@@ -15,6 +15,7 @@ A recipient is in exactly one place at a time:
     SUSPENDED    held by an operator's suspension
     QUARANTINED  held until an operator looks at it
     LOADING      its content is being read from disk
+    UNSIGNED     waits for a DKIM key
 
 Known faults: a domain's queue numbers are recycled, but Domain objects stay until `forget_idle_domains`.
 """
@@ -24,8 +25,27 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 
 from fastrelay._core.flows cimport FLOWS_PER_SITE, SHARED, TRANSACTIONAL, Flow, Heap, Lane, Queue
+from fastrelay._core.record cimport FLAG_REQUIRETLS, FLAG_TLS_OPTIONAL, FLAG_UNSIGNED, FLAG_VERP
 
-PLACE_NAMES = ("unplaced", "ready", "retry_backoff", "dns", "in_flight", "suspended", "quarantined", "loading")
+PLACE_NAMES = ("unplaced", "ready", "retry_backoff", "dns", "in_flight", "suspended", "quarantined", "loading",
+               "no_dkim_key")
+
+
+cdef bytes domain_key(bytes name, bytes pool, int variant):
+    """By what `Index.domains` knows a Domain. No name has a NUL in it."""
+    if variant:
+        return name + b"\0" + pool + b"\0%d" % variant
+    return name + b"\0" + pool if pool else name
+
+
+cpdef int variant_of(int flags) noexcept:
+    """Which variant of its recipients' domains a message with these flags (of its record) goes to."""
+    return VARIANT_REQUIRETLS if flags & FLAG_REQUIRETLS else VARIANT_TLS_OPTIONAL if flags & FLAG_TLS_OPTIONAL else 0
+
+
+cdef uint8_t message_flags(int flags) noexcept:
+    """What the index keeps of the flags of a record."""
+    return (MESSAGE_ALONE if flags & FLAG_VERP else 0) | (MESSAGE_UNSIGNED if flags & FLAG_UNSIGNED else 0)
 
 
 cdef inline uint64_t flow_key(uint8_t kind, uint32_t campaign, uint32_t tenant) noexcept:
@@ -34,11 +54,12 @@ cdef inline uint64_t flow_key(uint8_t kind, uint32_t campaign, uint32_t tenant) 
 
 @cython.final
 cdef class Domain:
-    """A recipient domain with mail queued for one pool, its route, and what waits for that route."""
+    """A recipient domain with mail queued for one pool (and variant), its route, and what waits for that route."""
 
-    def __cinit__(self, bytes name, bytes pool, uint32_t number, Queue pending):
+    def __cinit__(self, bytes name, bytes pool, uint32_t number, Queue pending, int variant):
         self.name = name
         self.pool = pool
+        self.variant = variant
         self.number = number
         self.route = None
         self.route_expires = 0
@@ -54,8 +75,9 @@ cdef class Domain:
 cdef class SiteQueue:
     """What is ready for one site from one pool, in flows; see flows.pyx."""
 
-    def __cinit__(self, object site, str pool_name="default"):
+    def __cinit__(self, object site, str pool_name="default", object tls=None):
         self.site = site
+        self.tls = tls
         self.key = site.key
         self.provider = site.provider
         self.pool_name = pool_name
@@ -634,9 +656,10 @@ cdef class Index:
 
     # -- names ------------------------------------------------------------------------------------------------
 
-    cpdef Domain domain(self, bytes name, bytes pool=b""):
-        """The Domain of a normalised domain name (A-labels, lower case) for a pool, made where there is none."""
-        cdef bytes key = name + b"\0" + pool if pool else name
+    cpdef Domain domain(self, bytes name, bytes pool=b"", int variant=0):
+        """The Domain of a normalised domain name (A-labels, lower case) for a pool, made where there is none. `variant`:
+        what its mail asks of TLS (0: nothing, 1: REQUIRETLS, 2: TLS-Required: No)."""
+        cdef bytes key = domain_key(name, pool, variant)
         cdef Domain domain = self.domains.get(key)
         cdef uint32_t number
         if domain is None:
@@ -645,7 +668,7 @@ cdef class Index:
             else:
                 number = <uint32_t> len(self.domain_list)
                 self.domain_list.append(None)
-            domain = Domain(name, pool, number, self.new_queue(DNS))
+            domain = Domain(name, pool, number, self.new_queue(DNS), variant)
             self.domain_list[number] = domain
             self.domains[key] = domain
         return domain
@@ -699,8 +722,8 @@ cdef class Index:
         self.queues[queue.number] = None
         self.queue_numbers_free.append(queue.number)
 
-    def new_site_queue(self, site, str pool_name="default"):
-        cdef SiteQueue made = SiteQueue(site, pool_name)
+    def new_site_queue(self, site, str pool_name="default", tls=None):
+        cdef SiteQueue made = SiteQueue(site, pool_name, tls)
         self.sites.add(made)
         return made
 
@@ -727,11 +750,14 @@ cdef class Index:
         return self.message_chunks * CHUNK * sizeof(Message) + self.recipient_chunks * CHUNK * sizeof(Recipient)
 
     def py_add(self, uint64_t msgid, int64_t accepted_at_ms, uint32_t size, list recipients, uint32_t campaign=0,
-               uint32_t tenant=0, int priority=0, int spool=0, uint32_t expire_s=0, bytes pool=b""):
-        """Adds a message; `recipients` is [(number, domain name)]. Gives (message number, [recipient numbers])."""
+               uint32_t tenant=0, int priority=0, int spool=0, uint32_t expire_s=0, bytes pool=b"", int variant=0,
+               int flags=0):
+        """Adds a message; `recipients` is [(number, domain name)], `flags` those of its record. Gives
+        (message number, [recipient numbers])."""
         cdef uint32_t m = self.add_message(msgid, accepted_at_ms, size, <uint32_t> len(recipients), campaign, tenant,
                                            <uint8_t> min(priority, 2), <uint8_t> spool, expire_s)
-        out = [self.add_recipient(m, number, self.domain(name, pool))
+        self.message(m).flags = message_flags(flags)
+        out = [self.add_recipient(m, number, self.domain(name, pool, variant))
                for number, name in sorted(recipients, reverse=True)]
         return m, out[::-1]
 

@@ -8,6 +8,10 @@ cdef enum:
     FLAG_UTF8_HEADER = 2
     FLAG_UTF8_ADDRESS = 4
     FLAG_RECIPIENT_PARAMETERS = 8
+    FLAG_UNSIGNED = 16           # the prefix begins with a pending block: its signature is made when it is sent
+    FLAG_VERP = 32               # every recipient has a reverse-path of its own
+    FLAG_REQUIRETLS = 64         # RFC 8689
+    FLAG_TLS_OPTIONAL = 128      # RFC 8689 section 5: "TLS-Required: No"
 
 cdef packed struct Head:
     uint8_t version
