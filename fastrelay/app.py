@@ -38,6 +38,7 @@ from fastrelay.schedule.board import Board
 from fastrelay.schedule.quarantine import Quarantine
 from fastrelay.schedule.recovery import Recovery
 from fastrelay.spool.eventlog import EventLog
+from fastrelay.tls.reports import SessionCounts
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ class App:
         self.connecting = 0
         self.opened_by_source: Counter[int] = Counter()  # connections opened since the start
         self.hosts = DeadHosts()
+        self.tls_reports = SessionCounts(self)
         self.connections = Connections(self)
         self.gates = Gates(self)
         self.reservations: Reservations | None = None  # of caps, in our own spool
@@ -264,6 +266,7 @@ class App:
             if not busy or now >= end:
                 break
             await asyncio.sleep(0.05)
+        self.tls_reports.tell()
         await self.close()
 
     async def close(self) -> None:
@@ -337,6 +340,7 @@ class App:
                 session.tick(now)
         self.connections.second(now)
         self.listener.tick(now)
+        self.tls_reports.tick(now)
         self.meters.refresh(self, now)
         self.own_spool.housekeep(self.config.spool.reserve_bytes)
         if self.event_log is not None:
