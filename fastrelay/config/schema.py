@@ -124,6 +124,7 @@ class Dns(Struct, frozen=True):
     """nameservers empty: the system's (/etc/resolv.conf). cache_size in answers, per worker."""
 
     nameservers: list[Nameserver] = []
+    trust_ad: list[Network] = msgspec.field(default_factory=lambda: ["127.0.0.0/8", "::1/128"])
     timeout_seconds: PositiveDuration = 5.0
     tries: Annotated[int, Meta(ge=1, le=10)] = 3
     cache_size: Count = 200_000

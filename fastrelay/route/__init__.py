@@ -34,7 +34,8 @@ __all__ = [
 
 def make_resolver(config: Config) -> Resolver:
     """The resolver that a configuration asks for. Raises ValueError for a nameserver that is no address."""
-    return Resolver(config.dns.nameservers, timeout=config.dns.timeout_seconds, tries=config.dns.tries)
+    dns = config.dns
+    return Resolver(dns.nameservers, timeout=dns.timeout_seconds, tries=dns.tries, trust_ad=dns.trust_ad)
 
 
 def public_listeners(config: Config) -> list[str]:

@@ -49,6 +49,7 @@ class Addresses(msgspec.Struct, gc=False):
     not_public   addresses left out by the rule
     failures     temporary failures in a row, up to now
     stale        expired, in use because the DNS cannot say now (RFC 8767); stale_until is the end of that
+    secure       every answer that says so was validated (RFC 7672 section 2.2.2); alias: where its name leads, "" nowhere
     """
 
     host: str
@@ -60,6 +61,8 @@ class Addresses(msgspec.Struct, gc=False):
     failures: int = 0
     stale: bool = False
     stale_until: float = 0.0
+    secure: bool = False
+    alias: str = ""
 
 
 class AddressBook:
@@ -154,7 +157,11 @@ class AddressBook:
             ttl = self.lifetimes.positive(min(answer.ttl for answer in answers if answer.status == "ok"))
             if temporary:
                 ttl = min(ttl, self.lifetimes.retry[-1])  # the other family is worth asking again soon
-            return self._usable(host, pairs, now + ttl, exempt)
+            found = self._usable(host, pairs, now + ttl, exempt)
+            said = [answer for answer in answers if answer.status != "temporary"]
+            found.secure = all(answer.secure for answer in said)
+            found.alias = next((answer.alias for answer in said if answer.status == "ok"), "")
+            return found
         if temporary:
             return self._failed(host, temporary[0].detail, now)
         why = "does not exist" if any(answer.status == "nxdomain" for answer in answers) else "has no address record"

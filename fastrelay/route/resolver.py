@@ -5,6 +5,8 @@ and reports a dead nameserver at once (ICMP) instead of after a timeout. EDNS wi
 bit is asked for and reported (RFC 6840 section 5.7). CNAMEs are followed, also when the nameserver did not. Several
 answers with a wrong id or question are an attempt to guess: the query then goes over TCP.
 
+The AD bit counts only from nameservers on this host, or in networks that the operator named (`trust_ad`).
+
 Bounds: `max_concurrent` queries on the wire, `max_waiting` behind them (beyond: a temporary failure at once), a
 timeout per try, `tries` tries over the servers, MAX_RECORDS records of an answer, MAX_ALIASES aliases.
 
@@ -15,6 +17,7 @@ its options and search list are ignored, since a mail domain is always absolute.
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import socket
 from collections import deque
@@ -31,6 +34,7 @@ MAX_RECORDS = 100
 MAX_ALIASES = 8
 MAX_FORGED = 20  # answers that are not to our question before a query leaves UDP
 MAX_LATENCIES = 4096
+TRUSTED = ("127.0.0.0/8", "::1/128")
 
 RDTYPES = {"A": 1, "CNAME": 5, "SOA": 6, "PTR": 12, "MX": 15, "TXT": 16, "AAAA": 28, "TLSA": 52}
 RCODES = {1: "FORMERR", 2: "SERVFAIL", 4: "NOTIMP", 5: "REFUSED", 6: "YXDOMAIN", 9: "NOTAUTH", 16: "BADVERS"}
@@ -44,7 +48,8 @@ class Answer:
     records  MX: (preference, exchange), lower case, no final dot, "." for the root; A, AAAA: address text;
              PTR: names as those; else the octets of the record's data
     ttl      seconds; of a negative answer by RFC 2308
-    secure   the nameserver validated it (AD)
+    secure   a nameserver whose word counts validated it (AD), aliases included; only such answers prove anything
+    alias    where the chain of aliases (CNAME) ends, as text; "" without one
     detail   for a temporary failure: what happened, for people
     """
 
@@ -53,6 +58,7 @@ class Answer:
     ttl: int = 0
     secure: bool = False
     detail: str = ""
+    alias: str = ""
 
 
 @dataclass(slots=True)
@@ -92,7 +98,7 @@ class _Failed(Exception):
 class Nameserver:
     """Where to ask: "address:port", "[address]:port" or an address (port 53). Raises ValueError."""
 
-    __slots__ = ("family", "name", "sockaddr")
+    __slots__ = ("family", "name", "sockaddr", "trusted")
 
     family: int
     sockaddr: Any
@@ -113,6 +119,7 @@ class Nameserver:
             raise ValueError(f"nameserver {text!r} is not an IP address with an optional port ({error})") from None
         self.family, _, _, _, self.sockaddr = found[0]
         self.name = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+        self.trusted = False  # whether its AD bit counts
 
 
 def system_nameservers(path: str = "/etc/resolv.conf") -> list[str]:
@@ -128,8 +135,10 @@ def system_nameservers(path: str = "/etc/resolv.conf") -> list[str]:
 class Resolver:
     """Asks nameservers. `query` never raises for anything that the network or a server does; it answers "temporary".
 
-    timeout  seconds per try (UDP and, after truncation, TCP together); on the wire a query ends within tries × timeout
-    timer    for latencies only; the loop's clock by default
+    timeout   seconds per try (UDP and, after truncation, TCP together); on the wire a query ends within tries × timeout
+    trust_ad  networks of the nameservers whose AD bit counts. Whoever sits between us and a nameserver can set the bit,
+              so that it is believed from this host alone unless the operator says otherwise (RFC 4035 section 4.9.3)
+    timer     for latencies only; the loop's clock by default
     """
 
     def __init__(
@@ -140,9 +149,14 @@ class Resolver:
         tries: int = 3,
         max_concurrent: int = 200,
         max_waiting: int = 20_000,
+        trust_ad: Sequence[str] = TRUSTED,
         timer: Callable[[], float] | None = None,
     ) -> None:
         self.nameservers = tuple(Nameserver(text) for text in (nameservers or system_nameservers()))
+        networks = [ipaddress.ip_network(one) for one in trust_ad]
+        for server in self.nameservers:
+            address = ipaddress.ip_address(server.sockaddr[0].partition("%")[0])
+            server.trusted = any(address in network for network in networks)
         self.timeout = timeout
         self.tries = tries
         self.max_waiting = max_waiting
@@ -172,6 +186,7 @@ class Resolver:
         """Ask; ask on where a nameserver left an alias unfollowed."""
         ttl = 1 << 31
         aliases = 0
+        secure = True
         while True:
             try:
                 response = await self._ask(question)
@@ -183,21 +198,22 @@ class Resolver:
                 self.stats.servfail += 1
                 return Answer("temporary", detail=f"the answer makes no sense: {error}")
             aliases += chain.aliases
-            secure = bool(response.flags & wire.AD)
+            secure = secure and bool(response.flags & wire.AD)
             if records or response.rcode == wire.NXDOMAIN or not chain.aliases or response.authority:
-                return self._counted(records, response.rcode, min(ttl, chain.ttl), secure)
+                alias = wire.name_to_text(chain.name) if aliases else ""
+                return self._counted(records, response.rcode, min(ttl, chain.ttl), secure, alias)
             ttl = min(ttl, chain.alias_ttl)
             question = Question(chain.name, question.rdtype)
 
-    def _counted(self, records: tuple[Any, ...], rcode: int, ttl: int, secure: bool) -> Answer:
+    def _counted(self, records: tuple[Any, ...], rcode: int, ttl: int, secure: bool, alias: str) -> Answer:
         self.stats.answers += 1
         if records:
-            return Answer("ok", records, ttl, secure)
+            return Answer("ok", records, ttl, secure, alias=alias)
         if rcode == wire.NXDOMAIN:
             self.stats.nxdomain += 1
-            return Answer("nxdomain", (), ttl, secure)
+            return Answer("nxdomain", (), ttl, secure, alias=alias)
         self.stats.nodata += 1
-        return Answer("nodata", (), ttl, secure)
+        return Answer("nodata", (), ttl, secure, alias=alias)
 
     async def _ask(self, question: Question) -> wire.Response:
         """One answer with NOERROR or NXDOMAIN, from whichever server gives one first. Raises _Failed."""
@@ -248,6 +264,8 @@ class Resolver:
             self.stats.servfail += 1
             raise _Failed(f"answers what cannot be read ({error})") from None
         self.stats.latencies.append(timer() - began)
+        if not server.trusted:
+            response.flags &= ~wire.AD
         return response
 
 
