@@ -1,8 +1,11 @@
 """The private keys that sign, as files have them now.
 
-What it is: a key costs milliseconds to load, so each is loaded once and again when its file changes. A key that can't be
-used (missing, unreadable, encrypted, too short) is a problem in words: an error at a start, and at run time the reason
-why mail waits.
+What it is: a key costs milliseconds to load, so each is loaded once, and again when its file changes. A key that can't
+be used (missing, unreadable, encrypted, too short) is a problem in words: an error at a start, and at run time the
+reason why mail waits.
+
+Who can read a key can sign as its domain. So a file that others than its owner may read is a problem at a start; its
+group may read it (0640, root and the relay's own group), but not write it. At run time the mode is not asked for.
 
 Keys are the operator's own, so the costly validation of their numbers is left out; instead each key signs a probe, and
 its public half verifies it, before it signs mail.
@@ -258,7 +261,8 @@ def _advice(slot: Slot, path: str) -> list[KeyProblem]:
         found.append(
             KeyProblem(
                 path,
-                f"{file} can be read or written by others (mode {slot.mode:04o}), who could sign as {slot.config.domain}",
+                f"{file} can be read or written by others (mode {slot.mode:04o}), "
+                f"who could sign as {slot.config.domain}",
                 f"take it from them: chmod 0600 {file} (0640 if a group of the relay's own reads it)",
             )
         )

@@ -4,7 +4,8 @@ What it is: which keys fit a From domain and tenant, and the field of each. Ever
 message is made ready once per key. For given keys, content and time the fields are the same each time.
 
 Every key that fits signs. A domain (d=) whose RSA key can't be used now is not signed by Ed25519 alone, which many
-providers do not verify: NoKey, and the mail waits. With two RSA keys of a domain, as in a rotation, one of them is enough.
+providers do not verify: NoKey, and the mail waits. With two RSA keys of a domain, as in a rotation, one of them is
+enough.
 
 Known faults: of a From with several addresses the first one's domain decides (DMARC asks no more of senders).
 """

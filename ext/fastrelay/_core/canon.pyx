@@ -1,7 +1,7 @@
 """Canonical forms of header and body for signatures (RFC 6376 section 3.4), and the body's hash.
 
 What it is: the part of signing that looks at every octet. A body is brought into canonical form in pieces and hashed
-by hashlib (OpenSSL: processors have instructions for SHA-256), one call for each piece; a whole small body is one piece.
+by hashlib (OpenSSL: processors have instructions for SHA-256), one call for each piece; a body of usual size is one.
 A header is parsed once a message; names are found by a hash of their lower-case form.
 
 Content is as the relay sends it: lines end in CRLF, a bare CR or LF is an octet like any other. A body that does not
@@ -298,7 +298,7 @@ cdef class Fields:
         return n
 
     cpdef bytes last(self, bytes name):
-        """Value of the last field with this name (lower case), as it stands but without its CRLF; None: there is none."""
+        """Value of the last field with this name (lower case), as it stands without its CRLF; None: there is none."""
         cdef uint32_t hash = _hash_name(<const unsigned char*>PyBytes_AS_STRING(name), PyBytes_GET_SIZE(name))
         cdef Py_ssize_t i
         for i in range(self.number - 1, -1, -1):
@@ -349,8 +349,7 @@ cdef class Fields:
                         made += <size_t>(place.end - place.start)
                     out[made], out[made + 1] = c"\r", c"\n"
                     made += 2
-                for i in range(found):
-                    listed.append(names._names[k])
+                listed.extend([names._names[k]] * found)
             return b":".join(listed), PyBytes_FromStringAndSize(<char*>out, <Py_ssize_t>made)
         finally:
             free(out)
@@ -362,7 +361,7 @@ cpdef Fields parse_fields(bytes header):
 
 
 cpdef bytes canonical_field(bytes field, bint relaxed):
-    """One field in canonical form. `field`: without CRLF at its end; so is the answer. ValueError: there is no colon."""
+    """One field in canonical form. `field`: without CRLF at its end, as the answer. ValueError: it has no colon."""
     cdef Py_ssize_t n = PyBytes_GET_SIZE(field), colon = field.find(b":"), name_length = colon, value = colon + 1
     if colon < 0:
         raise ValueError("a header field has a colon")
