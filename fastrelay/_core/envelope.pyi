@@ -10,6 +10,7 @@ class ServerLimits:
     body_seconds: float
     body_rate: float
     refusal: bytes | None
+    tls_refusal: bytes | None
     def __init__(
         self,
         *,
@@ -24,9 +25,13 @@ class ServerLimits:
         body_seconds: float = 600.0,
         body_rate: float = 4096.0,
         refusal: bytes | None = None,
+        tls_refusal: bytes | None = None,
     ) -> None: ...
 
 class Envelope:
+    event_part: bytes | None
+    @property
+    def requiretls(self) -> bool: ...
     @property
     def reverse_path(self) -> bytes: ...
     @property

@@ -10,12 +10,27 @@ MESSAGE: int
 SPILL: int
 DISCARD: int
 CLOSE: int
+STARTTLS: int
+AUTH: int
+AUTH_RESPONSE: int
+AUTH_CANCEL: int
 
 class SmtpServer:
     envelope: Envelope | None
     verify_recipient: Callable[[bytes], bytes | None] | None
+    verify_sender: Callable[[bytes], bytes | None] | None
     may_relay: bool
+    offer_starttls: bool
+    offer_auth: bytes | None
+    auth_needs_tls: bool
+    auth_required: bool
+    tls: bool
+    user: bytes | None
     deadline: float
+    @property
+    def auth_mechanism(self) -> bytes: ...
+    @property
+    def auth_octets(self) -> bytes | None: ...
     @property
     def limits(self) -> ServerLimits: ...
     @property
@@ -56,3 +71,6 @@ class SmtpServer:
     def shutdown(self, now: float) -> int: ...
     def connection_lost(self) -> None: ...
     def reset_session(self) -> int: ...
+    def tls_started(self, now: float) -> int: ...
+    def auth_challenge(self, octets: bytes, now: float) -> int: ...
+    def auth_done(self, user: bytes | None, reply: bytes, now: float) -> int: ...

@@ -397,6 +397,8 @@ cdef class Engine:
         text.add(b',"helo":', 8)
         part = envelope.helo
         text.add_json(PyBytes_AS_STRING(part), PyBytes_GET_SIZE(part))
+        if envelope.event_part is not None:
+            text.add_bytes(envelope.event_part)
         self._event_names(a.campaign, a.tenant)
         if warnings is not None:
             text.add(b',"warnings":', 12)

@@ -15,6 +15,7 @@ cdef class ServerLimits:
     cdef public double body_seconds  # for a content in all: body_seconds + octets / body_rate
     cdef public double body_rate  # octets a second
     cdef public bytes refusal  # a reply to every MAIL while nothing may be accepted, or None
+    cdef public bytes tls_refusal  # a reply to STARTTLS while there is no TLS (454), or None
 
 
 cdef class Envelope:
@@ -25,6 +26,7 @@ cdef class Envelope:
     cdef readonly bytes envid  # xtext as it came, or None
     cdef readonly bytes body  # b"7BIT", b"8BITMIME" or None
     cdef readonly bint smtputf8
+    cdef readonly bint requiretls  # RFC 8689
     cdef readonly long long size_declared  # -1 when it was not
     cdef readonly bytes helo
     cdef readonly bint esmtp
@@ -37,14 +39,21 @@ cdef class Envelope:
     cdef readonly bint eight_bit  # an octet over 127 anywhere in the content
     cdef readonly bint eight_bit_header  # the same, in the header
     cdef readonly bint repaired  # a bare CR or LF became CRLF
+    cdef public bytes event_part  # of the session, for the accepted event: b',"tls":"TLSv1.3"', or None
+    cdef bint auth_said  # the parameter AUTH=, RFC 4954 section 5
     cdef bytes _header
 
     cdef int keep_header(self, bytes octets) except -1
     cdef int read_header(self, bytes octets, long long length) except -1
 
 
+cdef enum Offer:
+    OFFER_AUTH = 1  # of what not every session offers
+    OFFER_REQUIRETLS = 2
+
+
 cdef bytes read_mail_parameters(
-    Envelope envelope, ServerLimits limits, const unsigned char* p, Py_ssize_t i, Py_ssize_t n
+    Envelope envelope, ServerLimits limits, int offers, const unsigned char* p, Py_ssize_t i, Py_ssize_t n
 )
 cdef bytes read_rcpt_parameters(Envelope envelope, const unsigned char* p, Py_ssize_t i, Py_ssize_t n)
 cdef bytes sender_fault(PathFault fault)

@@ -1,7 +1,8 @@
 """The envelope of a mail transaction: what MAIL and RCPT say, and what was learned of the content.
 
-The parameters of SIZE (RFC 1870), 8BITMIME (6152), SMTPUTF8 (6531) and DSN (3461) are read here; each reader gives
-None or the reply that refuses the command. Those of DSN are kept as they came, since a relay passes them on.
+The parameters of SIZE (RFC 1870), 8BITMIME (6152), SMTPUTF8 (6531), DSN (3461), AUTH (4954) and REQUIRETLS (8689) are
+read here; each reader gives None or the reply that refuses the command. Those of DSN are kept as they came, since a
+relay passes them on. AUTH= is checked for its form and dropped: whom a client says it speaks for proves nothing.
 
 Known faults: a parameter is checked for its form; nothing here decides what a relay does with it.
 """
@@ -27,6 +28,7 @@ from fastrelay._core.command cimport (
 cdef enum:
     ENVID = 100  # octets of xtext, RFC 3461 section 4.4
     ORCPT = 500  # octets in all, RFC 3461 section 4.2
+    AUTH = 500  # octets of xtext, RFC 4954 section 5
 
 cdef bytes TWICE = b"501 5.5.4 A parameter stands twice\r\n"
 cdef bytes UNKNOWN = b"555 5.5.4 Parameter not recognized or not offered\r\n"
@@ -51,6 +53,7 @@ cdef class ServerLimits:
         body_seconds=600.0,
         body_rate=4096.0,
         refusal=None,
+        tls_refusal=None,
     ):
         self.message_size = message_size
         self.recipients = recipients
@@ -63,6 +66,7 @@ cdef class ServerLimits:
         self.body_seconds = body_seconds
         self.body_rate = body_rate
         self.refusal = refusal
+        self.tls_refusal = tls_refusal
 
 
 @cython.final
@@ -113,9 +117,9 @@ cdef class Envelope:
 
 
 cdef bytes read_mail_parameters(
-    Envelope envelope, ServerLimits limits, const unsigned char* p, Py_ssize_t i, Py_ssize_t n
+    Envelope envelope, ServerLimits limits, int offers, const unsigned char* p, Py_ssize_t i, Py_ssize_t n
 ):
-    """Reads the parameters in p[i:n]; None, or the reply that refuses MAIL."""
+    """Reads the parameters in p[i:n]; None, or the reply that refuses MAIL. `offers`: see Offer."""
     cdef Parameter one
     cdef bytes fault
     while i < n:
@@ -127,14 +131,16 @@ cdef bytes read_mail_parameters(
             return MALFORMED
         if not envelope.esmtp:
             return b"555 5.5.4 Parameters need EHLO\r\n"
-        fault = _mail_parameter(envelope, limits, p, &one)
+        fault = _mail_parameter(envelope, limits, offers, p, &one)
         if fault is not None:
             return fault
         i = one.end
     return None
 
 
-cdef bytes _mail_parameter(Envelope envelope, ServerLimits limits, const unsigned char* p, Parameter* one):
+cdef bytes _mail_parameter(
+    Envelope envelope, ServerLimits limits, int offers, const unsigned char* p, Parameter* one
+):
     cdef const unsigned char* keyword = p + one.start
     cdef const unsigned char* value = p + one.value
     cdef Py_ssize_t length = one.length
@@ -176,6 +182,19 @@ cdef bytes _mail_parameter(Envelope envelope, ServerLimits limits, const unsigne
         if length <= 0 or length > ENVID or not is_xtext(value, length):
             return b"501 5.5.4 ENVID is xtext of at most 100 characters\r\n"
         envelope.envid = value[:length]
+    elif offers & OFFER_REQUIRETLS and same_word(keyword, one.keyword, b"REQUIRETLS"):
+        if envelope.requiretls:
+            return TWICE
+        if length >= 0:
+            return b"501 5.5.4 REQUIRETLS takes no value\r\n"
+        envelope.requiretls = True
+    elif offers & OFFER_AUTH and same_word(keyword, one.keyword, b"AUTH"):
+        if envelope.auth_said:
+            return TWICE
+        # A mailbox in xtext, or "<>" in the clear.
+        if length <= 0 or length > AUTH or not (is_xtext(value, length) or same_word(value, length, b"<>")):
+            return b"501 5.5.4 AUTH is xtext of at most 500 characters, or <>\r\n"
+        envelope.auth_said = True
     else:
         return UNKNOWN
     return None

@@ -10,15 +10,22 @@ cdef class Connection:
     cdef readonly bytes client
     cdef bytes refusal
     cdef public object large
+    cdef readonly object door       # the listener that it came in by (ingest/listener.py), or None
     cdef public object mail         # what its mail is assigned (ingest/assign.py), or None
+    cdef public bytes user          # who authenticated, or None
+    cdef public str tls_version, tls_cipher  # None without TLS
+    cdef public bint loopback       # neither the client nor a balancer is on another host
     cdef public bint closed, waiting, reading_paused, writing_paused
-    cdef bint closing
-    cdef object message_ready
-    cdef bytes trace_head, trace_for
+    cdef bint closing, pumping, upgrading, auth_begun
+    cdef double gone_by
+    cdef bytes trace_head, trace_for, event_part
     cdef unsigned char* buffer
 
     cpdef int pump(self, double now) except -1
     cdef int _first_chunk(self, bytes chunk) except -1
     cdef int _flush(self) except -1
+    cdef int _events(self, double now) except -1
+    cdef int _end(self, double now) except -1
+    cdef int _session_changed(self) except -1
     cdef int _message(self, double now) except -1
     cdef bytes _trace_head(self, object envelope)

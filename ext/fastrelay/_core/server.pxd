@@ -11,12 +11,25 @@ cdef enum ServerEvent:
     SERVER_SPILL = 2  # take_chunk() gives content for a file
     SERVER_DISCARD = 3  # what was spilled since the last message is void: delete that file
     SERVER_CLOSE = 4  # write what take_output() gives, then close
+    SERVER_STARTTLS = 5  # write what take_output() gives, then the handshake, then tls_started()
+    SERVER_AUTH = 6  # `auth_mechanism`, `auth_octets`: auth_challenge() or auth_done()
+    SERVER_AUTH_RESPONSE = 7  # `auth_octets`: the same
+    SERVER_AUTH_CANCEL = 8  # the exchange is over without an outcome
 
 
 cdef class SmtpServer:
     cdef public Envelope envelope
     cdef public object verify_recipient
+    cdef public object verify_sender
     cdef public bint may_relay
+    cdef public bint offer_starttls
+    cdef public bytes offer_auth  # mechanisms, b"PLAIN LOGIN"; None: no AUTH
+    cdef public bint auth_needs_tls  # there would be mechanisms under TLS
+    cdef public bint auth_required
+    cdef public bint tls
+    cdef public bytes user  # who authenticated, or None
+    cdef readonly bytes auth_mechanism
+    cdef readonly bytes auth_octets  # decoded; None: no initial response
     cdef public double deadline
     cdef readonly ServerLimits limits
     cdef readonly bytes hostname
@@ -60,6 +73,8 @@ cdef class SmtpServer:
     cdef bint _event_message
     cdef bint _event_discard
     cdef bint _event_close
+    cdef bint _event_cancel
+    cdef ServerEvent _event_talk  # STARTTLS, AUTH or AUTH_RESPONSE
 
     # what the shell calls
     cdef int receive_bytes(self, const unsigned char* p, Py_ssize_t n, double now) except -1
@@ -73,6 +88,9 @@ cdef class SmtpServer:
     cpdef int shutdown(self, double now) except -1
     cpdef void connection_lost(self) noexcept
     cpdef int reset_session(self) except -1
+    cpdef int tls_started(self, double now) except -1
+    cpdef int auth_challenge(self, bytes octets, double now) except -1
+    cpdef int auth_done(self, bytes user, bytes reply, double now) except -1
 
     # input
     cdef Py_ssize_t _run(self, const unsigned char* p, Py_ssize_t n) except -1
@@ -82,6 +100,7 @@ cdef class SmtpServer:
     cdef int _keep_line(self, const unsigned char* p, Py_ssize_t n) except -1
     cdef void _drop_line(self) noexcept
     cdef int _on_line(self, const unsigned char* p, Py_ssize_t n, Py_ssize_t octets) except -1
+    cdef bint _is_auth(self, const unsigned char* p, Py_ssize_t n, Py_ssize_t octets) noexcept
     cdef int _bad_line(self, const unsigned char* p, Py_ssize_t n, bytes reply) except -1
     cdef int _dispatch(self, const unsigned char* p, Py_ssize_t n) except -1
     cdef int _on_unknown(self, const unsigned char* p, Py_ssize_t n) except -1
@@ -98,6 +117,10 @@ cdef class SmtpServer:
     cdef int _on_rcpt(self, const unsigned char* p, Py_ssize_t i, Py_ssize_t n) except -1
     cdef int _on_data(self) except -1
     cdef int _on_bdat(self, const unsigned char* p, Py_ssize_t i, Py_ssize_t n) except -1
+    cdef int _on_starttls(self, bint argument) except -1
+    cdef int _on_auth(self, const unsigned char* p, Py_ssize_t i, Py_ssize_t n) except -1
+    cdef int _on_response(self, const unsigned char* p, Py_ssize_t n, Py_ssize_t octets) except -1
+    cdef int _go_on(self, double now) except -1
 
     # content
     cdef Py_ssize_t _take_data(self, const unsigned char* p, Py_ssize_t n) except -1

@@ -1,20 +1,25 @@
 """The SMTP server as a machine without sockets: octets and the time go in, replies, envelopes and contents come out.
 
 RFC 5321 with PIPELINING (2920), SIZE (1870), 8BITMIME (6152), SMTPUTF8 (6531), CHUNKING (3030, without BINARYMIME),
-DSN (3461), ENHANCEDSTATUSCODES (2034) and LIMITS (9422). Policy is the shell's, through `may_relay`,
-`verify_recipient`, `limits.refusal` and the answer to each message.
+DSN (3461), ENHANCEDSTATUSCODES (2034), LIMITS (9422), STARTTLS (3207), AUTH (4954) and REQUIRETLS (8689). Policy is the
+shell's, through `may_relay`, `verify_sender`, `verify_recipient`, `limits.refusal` and the answer to each message. So is
+the handshake, and what a mechanism of AUTH says: here are the lines, the base64 and the order of things.
 
 The shell feeds what it reads to `receive_bytes` (or `receive`), which uses it up or copies it, then drains `next_event`
-and `take_output`. After MESSAGE the machine holds back what follows until `answer`. Whatever way the octets are cut,
-replies, envelopes and contents are the same.
+and `take_output`. After MESSAGE the machine holds back what follows until `answer`, after AUTH and AUTH_RESPONSE until
+`auth_challenge` or `auth_done`; after STARTTLS it drops what follows until `tls_started`. Whatever way the octets are
+cut, replies, envelopes and contents are the same.
 
-    phase    leaves by                    deadline
-    NEW      greeting()                   none: the shell greets
-    COMMAND  DATA, BDAT, QUIT             idle_seconds after the last whole command
-    DATA     CRLF.CRLF                    data_seconds without an octet; body_seconds + octets / body_rate in all
-    CHUNK    the last octet of the BDAT   the same
-    WAIT     answer()                     none: the shell's own
-    CLOSED   -                            none
+    phase      leaves by                       deadline
+    NEW        greeting()                      none: the shell greets
+    COMMAND    DATA, BDAT, QUIT                idle_seconds after the last whole command
+    DATA       CRLF.CRLF                       data_seconds without an octet; body_seconds + octets / body_rate in all
+    CHUNK      the last octet of the BDAT      the same
+    RESPONSE   a line of AUTH                  idle_seconds after the last whole line
+    WAIT       answer()                        none: the shell's own
+    JUDGED     auth_challenge(), auth_done()   none: the shell's own
+    HANDSHAKE  tls_started()                   none: the shell's own
+    CLOSED     -                               none
 
 Choices: a bare CR or LF in a command line or a content is refused (contents may be repaired instead), and so is a NUL
 in a content (550 5.6.0). `<postmaster>` without a domain is refused with 550 5.1.3: a relay has no mailboxes. Spaces
@@ -23,6 +28,8 @@ after "MAIL FROM:" and before CRLF are let pass. Errors and commands are counted
 Known faults: a message that is too large is read to its end, which a client may draw out to body_seconds + octets /
 body_rate. A BDAT whose size cannot be read closes the connection, since nobody can tell where its chunk ends.
 """
+
+from binascii import Error as NotBase64, a2b_base64, b2a_base64
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -41,6 +48,8 @@ from fastrelay._core.command cimport (
     same_word,
 )
 from fastrelay._core.envelope cimport (
+    OFFER_AUTH,
+    OFFER_REQUIRETLS,
     Envelope,
     ServerLimits,
     read_mail_parameters,
@@ -57,19 +66,28 @@ MESSAGE = SERVER_MESSAGE
 SPILL = SERVER_SPILL
 DISCARD = SERVER_DISCARD
 CLOSE = SERVER_CLOSE
+STARTTLS = SERVER_STARTTLS
+AUTH = SERVER_AUTH
+AUTH_RESPONSE = SERVER_AUTH_RESPONSE
+AUTH_CANCEL = SERVER_AUTH_CANCEL
 
 cdef enum:
     NEW
     COMMAND
     DATA
     CHUNK
+    RESPONSE
     WAIT
+    JUDGED
+    HANDSHAKE
     CLOSED
 
 cdef enum:
     HELD_BOUND = 1 << 20  # octets held back behind a message; the shell stops reading long before
     OUTPUT_KEPT = 4096  # octets of output buffer kept between two takes
     SMALL_CHUNK = 512  # a BDAT below this counts as a command without mail
+    AUTH_LINE = 12288  # octets of a line of AUTH with its CRLF, RFC 4954 section 4
+    MECHANISM = 20  # octets of its name, RFC 4422 section 3.1
 
 
 cdef inline int _verb(const unsigned char* p) noexcept nogil:
@@ -85,6 +103,7 @@ cdef enum:
     RCPT = 0x52435054
     VERB_DATA = 0x44415441
     BDAT = 0x42444154
+    VERB_AUTH = 0x41555448
     RSET = 0x52534554
     NOOP = 0x4E4F4F50
     VRFY = 0x56524659
@@ -133,12 +152,12 @@ cdef class SmtpServer:
         if self._running:
             raise RuntimeError("verify_recipient must not call the machine")
         self._now = now
-        if self._phase == NEW or self._phase == WAIT:
+        if self._phase == NEW or self._phase == WAIT or self._phase == JUDGED:
             if self._phase == NEW:
                 self.early_talker = True
             return self._hold(p, n)
         used = self._run(p, n)
-        if used < n and self._phase == WAIT:
+        if used < n and (self._phase == WAIT or self._phase == JUDGED):
             self._hold(p + used, n - used)
         if self._shutting_down:
             self.shutdown(now)
@@ -174,7 +193,9 @@ cdef class SmtpServer:
         return output
 
     cpdef int next_event(self) except -1:
-        """The next of DISCARD, SPILL (until take_chunk took all), MESSAGE, CLOSE; then NONE."""
+        """The next of DISCARD, SPILL (until take_chunk took all), MESSAGE, AUTH_CANCEL, one of STARTTLS, AUTH and
+        AUTH_RESPONSE, CLOSE; then NONE."""
+        cdef ServerEvent event
         if self._event_discard:
             self._event_discard = False
             return SERVER_DISCARD
@@ -183,6 +204,13 @@ cdef class SmtpServer:
         if self._event_message:
             self._event_message = False
             return SERVER_MESSAGE
+        if self._event_cancel:
+            self._event_cancel = False
+            return SERVER_AUTH_CANCEL
+        if self._event_talk:
+            event = self._event_talk
+            self._event_talk = SERVER_NONE
+            return event
         if self._event_close:
             self._event_close = False
             return SERVER_CLOSE
@@ -209,6 +237,10 @@ cdef class SmtpServer:
         self._phase = COMMAND
         self._intake.handed = False  # what was spilled is a message now
         self._end_transaction()
+        return self._go_on(now)
+
+    cdef int _go_on(self, double now) except -1:
+        """Handles what was held back meanwhile."""
         self._run_held()
         if self._shutting_down:
             self.shutdown(now)
@@ -216,9 +248,47 @@ cdef class SmtpServer:
         self._set_deadline(now)
         return 0
 
+    cpdef int tls_started(self, double now) except -1:
+        """The handshake is done: a new session, in which nothing that was said before holds (RFC 3207 section 4.2)."""
+        if self._phase == CLOSED:
+            return 0
+        if self._phase != HANDSHAKE:
+            raise RuntimeError("no STARTTLS was answered")
+        self.reset_session()
+        self.tls = True
+        return self._go_on(now)
+
+    cpdef int auth_challenge(self, bytes octets, double now) except -1:
+        """What the mechanism asks (not yet base64); its answer comes as AUTH_RESPONSE. RuntimeError if none is due."""
+        if self._phase == CLOSED:
+            return 0
+        if self._phase != JUDGED:
+            raise RuntimeError("no AUTH waits for an answer")
+        self._now = now
+        self.auth_octets = None
+        self._phase = RESPONSE
+        self._say(b"334 %b\r\n" % b2a_base64(octets, newline=False))
+        return self._go_on(now)
+
+    cpdef int auth_done(self, bytes user, bytes reply, double now) except -1:
+        """AUTH is over: `user` is who the client is now, None if that failed; `reply` is one whole line or more."""
+        if self._phase == CLOSED:
+            return 0
+        if self._phase != JUDGED:
+            raise RuntimeError("no AUTH waits for an answer")
+        self._now = now
+        self.auth_octets = None
+        self._phase = COMMAND
+        self.user = user
+        if user is None and reply.startswith(b"5"):
+            self._fault(reply)
+        else:
+            self._say(reply)
+        return self._go_on(now)
+
     @property
     def backlog(self):
-        """Octets held: behind a message that waits, and content not yet fetched. The shell stops reading at some."""
+        """Octets held: behind what waits for an answer, and content not yet fetched. The shell stops reading at some."""
         return self._held.length - self._held_from + self._intake.chunk_octets
 
     @property
@@ -236,7 +306,7 @@ cdef class SmtpServer:
     cpdef int shutdown(self, double now) except -1:
         """Closes with 421 as soon as no mail transaction is open: now, or after the answer to the message under way."""
         self._shutting_down = True
-        if self._phase == NEW or (self._phase == COMMAND and self.envelope is None):
+        if self._phase == NEW or self._phase == RESPONSE or (self._phase == COMMAND and self.envelope is None):
             self._close(b"421 4.3.2 %b Shutting down\r\n" % self.hostname)
         return 0
 
@@ -244,7 +314,9 @@ cdef class SmtpServer:
         """Frees the buffers. A message that waits stays the shell's; its answer() will do nothing."""
         if self._phase != WAIT:
             self._intake.drop()
-        self._event_discard = self._event_close = False
+        self._event_discard = self._event_close = self._event_cancel = False
+        self._event_talk = SERVER_NONE
+        self.auth_octets = None
         self._phase = CLOSED
         self.closed = True
         self.deadline = INFINITY
@@ -254,7 +326,7 @@ cdef class SmtpServer:
             self._drop_line()
 
     cpdef int reset_session(self) except -1:
-        """Forgets all that the client said, read or held back: for a switch to TLS (RFC 3207 section 4.2)."""
+        """Forgets all that the client said, that was read or held back, and who it was (RFC 3207 section 4.2)."""
         if self._running:
             raise RuntimeError("verify_recipient must not call the machine")
         self._end_transaction()
@@ -263,6 +335,10 @@ cdef class SmtpServer:
         self._drop_line()
         self.helo = None
         self.esmtp = False
+        self.user = None
+        self.auth_mechanism = self.auth_octets = None
+        self._event_cancel = False
+        self._event_talk = SERVER_NONE
         if self._phase != CLOSED:
             self._phase = COMMAND
         return 0
@@ -270,7 +346,7 @@ cdef class SmtpServer:
     # ---- input
 
     cdef Py_ssize_t _run(self, const unsigned char* p, Py_ssize_t n) except -1:
-        """Handles octets until a message waits or the machine closed; gives how many were used up."""
+        """Handles octets until something waits or the machine closed; gives how many were used up."""
         cdef Py_ssize_t i = 0
         self._running = True
         try:
@@ -281,6 +357,8 @@ cdef class SmtpServer:
                     i += self._take_data(p + i, n - i)
                 elif self._phase == CHUNK:
                     i += self._take_chunk_octets(p + i, n - i)
+                elif self._phase == RESPONSE:
+                    i += self._take_line(p + i, n - i)
                 else:
                     break
         finally:
@@ -291,7 +369,7 @@ cdef class SmtpServer:
         cdef Py_ssize_t n = self._held.length - self._held_from
         if n:
             self._held_from += self._run(self._held.start + self._held_from, n)
-        if self._held_from == self._held.length or self._phase == CLOSED:
+        if self._held_from == self._held.length or self._phase == CLOSED or self._phase == HANDSHAKE:
             self._held.clear()
             self._held_from = 0
         return 0
@@ -307,7 +385,7 @@ cdef class SmtpServer:
 
     cdef void _set_deadline(self, double now) noexcept:
         cdef double whole
-        if self._phase == COMMAND or self._phase == NEW:
+        if self._phase == COMMAND or self._phase == NEW or self._phase == RESPONSE:
             # A command that comes an octet at a time does not move it.
             if self._progress:
                 self._progress = False
@@ -347,8 +425,9 @@ cdef class SmtpServer:
         return i
 
     cdef int _keep_line(self, const unsigned char* p, Py_ssize_t n) except -1:
-        """Keeps a part of a line, as far as the limit goes."""
-        cdef Py_ssize_t room = self.limits.line - self._line.length
+        """Keeps a part of a line, as far as the limit goes (which of the two, its whole length will tell)."""
+        cdef Py_ssize_t most = self.limits.line if self.offer_auth is None else max(self.limits.line, AUTH_LINE)
+        cdef Py_ssize_t room = most - self._line.length
         self._line_octets += n
         self._line_last = p[n - 1]
         return self._line.append(p, min(n, room))
@@ -365,7 +444,9 @@ cdef class SmtpServer:
         self._commands += 1
         if self._commands > self.limits.commands:
             return self._close(b"421 4.7.0 %b Too many commands without mail\r\n" % self.hostname)
-        if octets > self.limits.line:
+        if self._phase == RESPONSE:
+            return self._on_response(p, n, octets)
+        if octets > self.limits.line and not self._is_auth(p, n, octets):
             return self._bad_line(p, n, b"500 5.5.2 Line too long\r\n")
         if self._line_bare or memchr(p, c"\r", n) is not NULL:
             return self._bad_line(p, n, b"500 5.5.2 Bare CR or LF in a command\r\n")
@@ -383,8 +464,12 @@ cdef class SmtpServer:
             return self._close(b"501 5.5.4 Syntax: BDAT octets [LAST]; closing\r\n")
         return self._fault(reply)
 
+    cdef bint _is_auth(self, const unsigned char* p, Py_ssize_t n, Py_ssize_t octets) noexcept:
+        """Whether it is a line of AUTH that may be so long."""
+        return octets <= AUTH_LINE and self.offer_auth is not None and n > 4 and _verb(p) == VERB_AUTH and p[4] == c" "
+
     cdef int _dispatch(self, const unsigned char* p, Py_ssize_t n) except -1:
-        """Calls what a verb asks for. An extension with a verb of its own (AUTH, STARTTLS) has its place here."""
+        """Calls what a verb asks for."""
         cdef int verb
         cdef Py_ssize_t i = 5 if n > 5 else n  # of the argument
         if n < 4 or (n > 4 and p[4] != c" "):
@@ -417,16 +502,20 @@ cdef class SmtpServer:
                 return self._close(b"221 2.0.0 %b closing\r\n" % self.hostname)
             self._end_transaction()
             return self._say(b"250 2.0.0 Ok\r\n")
+        if verb == VERB_AUTH:
+            return self._on_auth(p, i, n)
         return self._on_unknown(p, n)
 
     cdef int _on_unknown(self, const unsigned char* p, Py_ssize_t n) except -1:
         cdef const unsigned char* space = <const unsigned char*>memchr(p, c" ", n)
         if space is not NULL:
             n = space - p
+        if same_word(p, n, b"STARTTLS"):
+            return self._on_starttls(space is not NULL)
         for word in (b"GET", b"POST", b"HEAD", b"PUT", b"CONNECT", b"OPTIONS", b"DELETE"):
             if same_word(p, n, word):
                 return self._close(b"421 4.7.0 %b This is SMTP\r\n" % self.hostname)
-        for word in (b"AUTH", b"STARTTLS", b"EXPN", b"TURN", b"ETRN", b"SEND", b"SOML", b"SAML"):
+        for word in (b"EXPN", b"TURN", b"ETRN", b"SEND", b"SOML", b"SAML"):
             if same_word(p, n, word):
                 return self._fault(b"502 5.5.1 Command not implemented\r\n")
         return self._fault(b"500 5.5.2 Command not recognized\r\n")
@@ -481,8 +570,15 @@ cdef class SmtpServer:
             return self._say(b"250 %b\r\n" % self.hostname)
         return self._say(
             b"250-%b\r\n250-PIPELINING\r\n250-SIZE %d\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n250-DSN\r\n"
-            b"250-ENHANCEDSTATUSCODES\r\n250 LIMITS RCPTMAX=%d\r\n"
-            % (self.hostname, self.limits.message_size, self.limits.recipients)
+            b"250-ENHANCEDSTATUSCODES\r\n%b%b%b250 LIMITS RCPTMAX=%d\r\n"
+            % (
+                self.hostname,
+                self.limits.message_size,
+                b"250-STARTTLS\r\n" if self.offer_starttls and not self.tls and self.user is None else b"",
+                b"250-AUTH %b\r\n" % self.offer_auth if self.offer_auth is not None and self.user is None else b"",
+                b"250-REQUIRETLS\r\n" if self.tls else b"",
+                self.limits.recipients,
+            )
         )
 
     cdef int _on_mail(self, const unsigned char* p, Py_ssize_t i, Py_ssize_t n) except -1:
@@ -490,12 +586,17 @@ cdef class SmtpServer:
         cdef PathFault fault
         cdef Envelope envelope
         cdef bytes refusal
+        cdef int offers
         if self.helo is None:
             return self._fault(b"503 5.5.1 EHLO first\r\n")
         if self.envelope is not None:
             return self._fault(b"503 5.5.1 A transaction is open; RSET or end it\r\n")
         if n - i < 5 or not same_word(p + i, 5, b"FROM:"):
             return self._fault(b"501 5.5.4 Syntax: MAIL FROM:<address>\r\n")
+        if self.auth_required and self.user is None:
+            if self.offer_auth is None and self.offer_starttls and not self.tls:
+                return self._fault(b"530 5.7.0 STARTTLS first, then AUTH\r\n")
+            return self._fault(b"530 5.7.0 Authentication required\r\n")
         if self.limits.refusal is not None:
             return self._say(self.limits.refusal)
         i += 5
@@ -509,11 +610,18 @@ cdef class SmtpServer:
         envelope.esmtp = self.esmtp
         envelope.reverse_path = p[path.start : path.start + path.length]
         if path.end < n:
-            refusal = read_mail_parameters(envelope, self.limits, p, path.end, n)
+            offers = OFFER_AUTH if self.offer_auth is not None else 0
+            if self.tls:
+                offers |= OFFER_REQUIRETLS
+            refusal = read_mail_parameters(envelope, self.limits, offers, p, path.end, n)
             if refusal is not None:
                 return self._fault(refusal)
         if path.utf8 and not envelope.smtputf8:
             return self._fault(b"553 5.6.7 A non-ASCII address needs SMTPUTF8\r\n")
+        if self.verify_sender is not None:
+            refusal = self.verify_sender(envelope.reverse_path)
+            if refusal is not None:
+                return self._fault(refusal) if refusal.startswith(b"5") else self._say(refusal)
         self.envelope = envelope
         return self._say(b"250 2.1.0 Ok\r\n")
 
@@ -539,6 +647,8 @@ cdef class SmtpServer:
         if path.utf8 and not envelope.smtputf8:
             return self._fault(b"553 5.6.7 A non-ASCII address needs SMTPUTF8\r\n")
         if not self.may_relay:
+            if self.offer_auth is not None:
+                return self._fault(b"550 5.7.1 Relaying denied without AUTH\r\n")
             return self._fault(b"550 5.7.1 Relaying denied\r\n")
         # Neither a recipient taken nor one too many speaks of a client that sends no mail.
         self._commands -= 1
@@ -605,6 +715,77 @@ cdef class SmtpServer:
         self._phase = CHUNK
         return 0
 
+    # ---- TLS and AUTH
+
+    cdef int _on_starttls(self, bint argument) except -1:
+        """RFC 3207. What the client sends behind it is dropped: it was not said under TLS."""
+        if self.tls:
+            return self._fault(b"503 5.5.1 TLS is active\r\n")
+        if not self.offer_starttls:
+            return self._fault(b"502 5.5.1 Command not implemented\r\n")
+        if argument:
+            return self._fault(b"501 5.5.4 This command takes no argument\r\n")
+        if self.envelope is not None or self.user is not None:
+            return self._fault(b"503 5.5.1 Not in a transaction and not after AUTH\r\n")
+        if self.limits.tls_refusal is not None:
+            return self._say(self.limits.tls_refusal)
+        self._phase = HANDSHAKE
+        self._event_talk = SERVER_STARTTLS
+        return self._say(b"220 2.0.0 Ready to start TLS\r\n")
+
+    cdef int _on_auth(self, const unsigned char* p, Py_ssize_t i, Py_ssize_t n) except -1:
+        """RFC 4954 section 4: AUTH mechanism [initial-response]."""
+        cdef Py_ssize_t end = i
+        cdef bytes mechanism
+        if self.offer_auth is None:
+            if self.auth_needs_tls and not self.tls:
+                return self._fault(b"538 5.7.11 Encryption required; STARTTLS first\r\n")
+            return self._fault(b"502 5.5.1 Command not implemented\r\n")
+        if not self.esmtp:
+            return self._fault(b"503 5.5.1 EHLO first\r\n")
+        if self.envelope is not None or self.user is not None:
+            return self._fault(b"503 5.5.1 Not in a transaction, and not twice\r\n")
+        while end < n and p[end] != c" ":
+            end += 1
+        if end == i:
+            return self._fault(b"501 5.5.4 Syntax: AUTH mechanism [initial-response]\r\n")
+        mechanism = p[i : min(end, i + MECHANISM + 1)]
+        mechanism = mechanism.upper()
+        if mechanism not in self.offer_auth.split():
+            return self._fault(b"504 5.5.4 Mechanism not offered\r\n")
+        while end < n and p[end] == c" ":
+            end += 1
+        self.auth_octets = None
+        if end < n:
+            if n - end == 1 and p[end] == c"=":
+                self.auth_octets = b""
+            else:
+                self.auth_octets = _decoded(p + end, n - end)
+                if self.auth_octets is None:
+                    return self._fault(b"501 5.5.2 Not base64\r\n")
+        self.auth_mechanism = mechanism
+        self._phase = JUDGED
+        self._event_talk = SERVER_AUTH
+        return 0
+
+    cdef int _on_response(self, const unsigned char* p, Py_ssize_t n, Py_ssize_t octets) except -1:
+        """A line of the client's in the middle of AUTH."""
+        while n and (p[n - 1] == c" " or p[n - 1] == c"\t"):
+            n -= 1
+        self._phase = COMMAND
+        self._event_cancel = True
+        if octets > AUTH_LINE:
+            return self._fault(b"500 5.5.6 Line too long\r\n")
+        if n == 1 and p[0] == c"*":
+            return self._fault(b"501 5.7.0 Authentication cancelled\r\n")
+        self.auth_octets = None if self._line_bare else _decoded(p, n)
+        if self.auth_octets is None:
+            return self._fault(b"501 5.5.2 Not base64\r\n")
+        self._event_cancel = False
+        self._phase = JUDGED
+        self._event_talk = SERVER_AUTH_RESPONSE
+        return 0
+
     # ---- content
 
     cdef Py_ssize_t _take_data(self, const unsigned char* p, Py_ssize_t n) except -1:
@@ -659,3 +840,13 @@ cdef class SmtpServer:
             self._event_discard = True
         self.envelope = None
         self._chunking = False
+
+
+cdef bytes _decoded(const unsigned char* p, Py_ssize_t n):
+    """The octets of p[0:n] in base64 (RFC 4648 section 4, padding and all); None where it is none."""
+    if n == 0:
+        return b""
+    try:
+        return a2b_base64(p[:n], strict_mode=True)
+    except NotBase64:
+        return None
