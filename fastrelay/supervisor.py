@@ -16,6 +16,7 @@ Known faults: changes of `workers`, `state_dir` and `listeners.metrics` want a r
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import logging
 import os
@@ -37,7 +38,7 @@ from fastrelay.admin.lock import StateLock
 from fastrelay.admin.log import start_logging
 from fastrelay.admin.notify import Notifier
 from fastrelay.admin.suspensions import DATABASES, Suspensions
-from fastrelay.admin.workers import RESTART_FIRST_SECONDS, StartFailed, WorkerSlot
+from fastrelay.admin.workers import RESTART_FIRST_SECONDS, StartFailed, WorkerGone, WorkerSlot
 from fastrelay.clock import Clock, RealClock, iso_utc
 from fastrelay.config.checks import check_host, require_host
 from fastrelay.config.load import load_document
@@ -50,6 +51,7 @@ from fastrelay.metrics.collector import Facts, SlabCollector, registry
 from fastrelay.metrics.facts import add_relay
 from fastrelay.metrics.server import MetricsServer
 from fastrelay.spool.eventlog import EventLog
+from fastrelay.tls import reports_send
 
 log = logging.getLogger("fastrelay")
 
@@ -59,6 +61,7 @@ RELOAD_SECONDS = 30.0
 LEAVE_SECONDS = 10.0  # beyond drain_timeout, for commits and shutting files
 STARTING_SIGN_SECONDS = 10.0
 GOVERN_SECONDS = 1.0
+INJECT_SECONDS = 60.0
 
 
 class Supervisor:
@@ -85,6 +88,7 @@ class Supervisor:
         self.state = "starting"
         self.suspensions: Suspensions
         self.governor: Governor
+        self.tls_reports: reports_send.Reports
         self.metrics: MetricsServer | None = None
         self._lock = lock
         self._worker_command = worker_command
@@ -135,6 +139,7 @@ class Supervisor:
                 return 1
             finally:
                 await self._end_workers()
+                await self.tls_reports.close()
                 await control.close()
                 if self.metrics is not None:
                     await self.metrics.close()
@@ -154,7 +159,7 @@ class Supervisor:
             for slot in range(self._slot_count):
                 self._slabs[slot] = Slab(self._path(f"slab.{slot}"), create=True)
                 self._slabs[slot].reset_gauges()  # of an earlier relay; we hold the lock, so nobody writes
-            databases = (*DATABASES, *governor.DATABASES)
+            databases = (*DATABASES, *reports_send.DATABASES, *governor.DATABASES)
             store = Environment(self._path("control"), databases, map_bytes=CONTROL_MAP_BYTES)
         except (TableError, SlabError, LmdbError, OSError) as error:
             problem = ConfigProblem(self.config_path, 0, "state_dir", str(error), "make room, or mend it")
@@ -175,6 +180,8 @@ class Supervisor:
             reserved=lambda: durable.reserved(self._state_dir),
         )
         self._told_limits = self.governor.version
+        self.tls_reports = reports_send.Reports(self.config, store, self.clock, self.inject, event=self.event)
+        self.reporters[reports_send.EVENT] = lambda slot, message: self.tls_reports.counts.report(message)
         for name in governor.REPORTS:
             self.reporters[name] = lambda slot, message: self.governor.report(message)
 
@@ -218,6 +225,7 @@ class Supervisor:
         self._spawn(self._show_signs_of_life())
         self._spawn(self._keep_relay_log())
         self._spawn(self._govern())
+        self._spawn(self.tls_reports.run())
 
     async def _wait_until_ready(self) -> None:
         """Until every worker was ready once, or a stop is asked for. Raises StartFailed."""
@@ -417,6 +425,7 @@ class Supervisor:
         """Give the configuration to all workers. Until all have it, the stricter of old and new limits holds."""
         self.config = config
         self.governor.reload(config)
+        self.tls_reports.configure(config)
         self.table.reloading = True
         self._owing_reload = {slot.number for slot in self.slots}
         failed = dict(await self._tell_all("reload", {"config": to_builtins(config)}))
@@ -444,6 +453,20 @@ class Supervisor:
 
         answers = await asyncio.gather(*(tell(slot) for slot in self.slots))
         return [answer for answer in answers if answer is not None]
+
+    async def inject(self, reverse_path: str, recipients: list[str], content: bytes) -> str:
+        """Mail of our own into the queue of a worker that is ready (ingest/inject.py); its id, once it is on stable
+        storage. Raises WorkerRefused with the reply a client would have had, or WorkerGone."""
+        arguments = {
+            "reverse_path": reverse_path,
+            "recipients": recipients,
+            "content": base64.b64encode(content).decode(),
+        }
+        slot = next((slot for slot in self.slots if slot.state == "ready"), None)
+        if slot is None:
+            raise WorkerGone(0, "is not ready")
+        answer = await slot.request("inject", arguments, INJECT_SECONDS)
+        return str(answer["id"])
 
     # --- the end ---
 

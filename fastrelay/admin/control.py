@@ -30,6 +30,8 @@ from fastrelay.errors import FastrelayError
 from fastrelay.limits import explain
 from fastrelay.limits.governor import COMMANDS as GOVERNED
 from fastrelay.limits.governor import Governor
+from fastrelay.tls.reports_send import COMMANDS as TLS_REPORTS
+from fastrelay.tls.reports_send import Reports
 
 log = logging.getLogger("fastrelay.control")
 
@@ -95,6 +97,7 @@ class Relay(Protocol):
     slots: list[WorkerSlot]
     suspensions: Suspensions
     governor: Governor
+    tls_reports: Reports
 
     async def tell_limits(self) -> list[tuple[WorkerSlot, FastrelayError]]: ...
     def status(self) -> dict[str, Any]: ...
@@ -115,6 +118,7 @@ class Commands:
             "send": self._send,
             "explain": self._explain,
             **{name: partial(self._govern, name) for name in GOVERNED},
+            **{name: partial(self._tls_reports, name) for name in TLS_REPORTS},
         }
 
     async def carry_out(self, command: str, arguments: dict[str, Any]) -> Any:
@@ -248,6 +252,10 @@ class Commands:
         answer = self._relay.governor.command(command, arguments)
         failed = [str(error) for _, error in await self._relay.tell_limits()]
         return {**answer, "incomplete": failed} if failed else answer
+
+    async def _tls_reports(self, command: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        _check_arguments(command, arguments, ("day", "domain", "again"))
+        return self._relay.tls_reports.command(command, arguments)
 
     # --- one worker ---
 

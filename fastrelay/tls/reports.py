@@ -131,6 +131,14 @@ class SessionCounts:
         return {queue: list(busy[queue] | idle[queue])[:DOMAINS_EACH] for queue in queues}
 
 
+class PostFailed(Exception):
+    """A report was not taken over HTTPS, in words; `final`: another attempt would be in vain."""
+
+    def __init__(self, words: str, final: bool = False) -> None:
+        super().__init__(words)
+        self.final = final
+
+
 class Store(Protocol):
     """What is needed of the LMDB `control`."""
 
@@ -208,14 +216,13 @@ class DayCounts:
 
     def tick(self, now: float) -> None:
         """About once a second: a slice goes to disk when it is time."""
-        if self._dirty and now - self._written_at >= WRITE_SECONDS:
-            if self.write(WRITE_SLICE) == 0:
-                self._written_at = now
+        if self._dirty and now - self._written_at >= WRITE_SECONDS and self.write(WRITE_SLICE) == 0:
+            self._written_at = now
 
     def write(self, most: int = DIRTY_ROWS) -> int:
         """Adds up to `most` rows to the store, synced when this returns; how many are left."""
         changes: list[tuple[str, bytes, bytes | None]] = []
-        taken = []
+        taken: list[bytes] = []
         for key, row in self._dirty.items():
             if len(taken) == most:
                 break
