@@ -150,6 +150,15 @@ class HostCheck:
                 "make room, or lower spool.reserve",
             )
 
+    def check_dkim_keys(self) -> None:
+        """Every DKIM key can be read, works, and is kept from others."""
+        if not self.config.dkim.keys:
+            return
+        from fastrelay.dkim.keys import Keyring
+
+        for found in Keyring(self.config.dkim).load():
+            (self.warn if found.warning else self.problem)(found.path, found.problem, found.mend)
+
     def check_open_files(self) -> None:
         """The open-file limit is above what the connections need."""
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -176,6 +185,7 @@ def check_host(
     check.check_sources()
     if listeners:
         check.check_listeners()
+    check.check_dkim_keys()
     check.check_open_files()
     check.check_workers()
     return check.findings
