@@ -42,6 +42,8 @@ CONNECTION_STATES = ("connecting", "busy", "idle")
 CONNECT_RESULTS = ("ok", "refused", "timeout", "unreachable", "greeting", "error")
 DNS_RESULTS = ("ok", "nxdomain", "nodata", "servfail", "timeout", "error")
 REFUSALS = ("relay_denied", "syntax", "size", "recipients", "connections", "disk_full", "queue_full", "policy", "error")
+AUTH_MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256", "other")
+AUTH_RESULTS = ("ok", "wrong", "malformed", "cancelled", "delayed", "busy", "connections", "disabled", "error")
 ERROR_PLACES = ("ingest", "spool", "schedule", "route", "deliver", "outcome", "events", "worker")
 
 SECONDS_SHORT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -100,6 +102,10 @@ ACCEPTED_BYTES = _counter("accepted_bytes", "Octets of the contents taken in.")
 SMTP_SESSIONS = _counter("smtp_sessions", "SMTP sessions that clients opened.")
 SMTP_SESSIONS_OPEN = _gauge("smtp_sessions_open", "SMTP sessions of clients that are open now.")
 SMTP_REFUSED = _counter("smtp_refused", "Commands, messages and connections of clients that were refused.", "class")
+
+AUTH = _counter("auth", "Authentications of clients, by mechanism and result.", "mechanism", "result")
+AUTH_GUARD_ENTRIES = _gauge("auth_guard_entries", "Addresses and users whose failed authentications are remembered.")
+AUTH_WAITING = _gauge("auth_waiting", "Passwords of clients that wait to be hashed.")
 
 # Fates and waiting
 OUTCOMES_TOTAL = _counter(
