@@ -57,7 +57,18 @@ SHARE_OF_ADDRESS = 4  # of the line for hashes, what one address may take: a qua
 class _Try:
     """An exchange of one connection, and the failures before it."""
 
-    __slots__ = ("address", "closed", "connection", "failures", "held", "last", "machine", "mechanism", "timer", "users")
+    __slots__ = (
+        "address",
+        "closed",
+        "connection",
+        "failures",
+        "held",
+        "last",
+        "machine",
+        "mechanism",
+        "timer",
+        "users",
+    )
 
     def __init__(self, connection: Any, address: str) -> None:
         self.connection = connection
@@ -288,6 +299,7 @@ class Authenticator:
         self._count(attempt, "ok")
         self._drop(attempt)
         attempt.failures = 0
+        connection.server.verify_recipient = login.verify_recipient
         connection.auth_done(login, SUCCESS)
 
     def _mail(self, listener: Assignment | None, own: Assignment) -> Assignment:
