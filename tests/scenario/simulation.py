@@ -101,7 +101,7 @@ class Simulation:
             **changes.pop("delivery", {}),
         }
         return {
-            "dns": {"nameservers": [self.dns.nameserver], "min_ttl": "0s", "timeout": "1s", "tries": 1},
+            "dns": {"nameservers": [self.dns.nameserver], "min_ttl": "0s", "timeout": "5s", "tries": 3},
             "delivery": delivery,
             "provider_limits": False,  # the stories are not about being slow
             "retry": {**SOON, **changes.pop("retry", {})},
