@@ -24,8 +24,8 @@ from fastrelay.errors import ConfigProblem, HostError
 # Descriptors of a worker beside its connections: LMDB, segments, logs, the control channel, DNS, spares for the spool.
 DESCRIPTORS_BESIDE_CONNECTIONS = 256
 
-_VOLATILE = {"tmpfs", "ramfs", "devtmpfs"}
-_REMOTE = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs", "fuse.glusterfs"}
+VOLATILE_FILE_SYSTEMS = {"tmpfs", "ramfs", "devtmpfs"}
+REMOTE_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "9p", "fuse.sshfs", "ceph", "glusterfs", "fuse.glusterfs"}
 
 
 @dataclass(slots=True)
@@ -128,9 +128,9 @@ class HostCheck:
 
     def _check_file_system(self, there: str) -> None:
         kind = file_system_type(there)
-        if kind in _VOLATILE:
+        if kind in VOLATILE_FILE_SYSTEMS:
             self.warn("state_dir", f"is on {kind}, so accepted mail is lost when this host restarts", "use a disk")
-        elif kind in _REMOTE:
+        elif kind in REMOTE_FILE_SYSTEMS:
             self.warn(
                 "state_dir",
                 f"is on {kind}; a memory-mapped store is not safe on a network file system",
