@@ -1,0 +1,126 @@
+"""Checks of what comes back to a sender domain: `mx`, and the records `mta_sts` and `tls_rpt`."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+from fastrelay.doctor import reasons
+from fastrelay.doctor.findings import DnsMend, Finding, Severity, listed
+from fastrelay.doctor.look import Look, could_not_tell
+from fastrelay.doctor.lookups import tags_of, txt_values
+from fastrelay.doctor.subjects import SenderDomain
+from fastrelay.route.resolver import Answer
+
+MAX_HOSTS = 20  # MX hosts that are looked up
+
+_STS_ID = re.compile(r"[A-Za-z0-9]{1,32}\Z")
+
+
+async def check_mx(look: Look, domain: SenderDomain) -> list[Finding]:
+    """Where bounces go: to the domain of the reverse-path."""
+    name = domain.envelope
+    answer = await look.dns.query(name, "MX")
+    if answer.status == "temporary":
+        return [could_not_tell("mx", name, f"MX of {name}", answer)]
+    if answer.status == "nxdomain":
+        mend = "register the domain, or publish its MX record; the domain must exist to send mail"
+        return [_finding(name, "error", f"{name} does not exist in the DNS", mend, _mx(look, name))]
+    hosts = [host for _, host in answer.records]
+    if "." in hosts:
+        mend = "publish an MX record of a host that takes the domain's mail in place of the null MX"
+        record = _mx(look, name, ("0 .",))
+        return [_finding(name, "error", f"{name} takes no mail at all (null MX)", mend, record)]
+    if not hosts:
+        return await _without_mx(look, name)
+    resolved = await asyncio.gather(*(_host_addresses(look, host) for host in hosts[:MAX_HOSTS]))
+    dead = [host for host, found in zip(hosts, resolved, strict=False) if found is False]
+    if dead and len(dead) == len(resolved):
+        mend = f"publish an address for {dead[0]}, or correct the MX record"
+        return [_finding(name, "error", f"no MX host of {name} has an address ({listed(dead)})", mend)]
+    found = [Finding(check="mx", subject=name, severity="ok", found=f"bounces go to {listed(hosts, 3)}")]
+    if dead:
+        mend = "publish its address, or remove it from the MX records"
+        found.append(_finding(name, "warning", f"the MX host {listed(dead)} has no address", mend))
+    return found
+
+
+def _finding(name: str, severity: Severity, found: str, mend: str, *records: DnsMend, why: str = reasons.MX) -> Finding:
+    return Finding(check="mx", subject=name, severity=severity, found=found, why=why, mend=mend, records=records)
+
+
+def _mx(look: Look, name: str, replaces: tuple[str, ...] = ()) -> DnsMend:
+    return DnsMend(name=name, rdtype="MX", value=f"10 {look.config.hostname}.", replaces=replaces)
+
+
+async def _host_addresses(look: Look, host: str) -> bool | None:
+    """Whether a host has an address; None: the DNS does not say."""
+    answers = await asyncio.gather(look.dns.query(host, "A"), look.dns.query(host, "AAAA"))
+    if any(answer.records for answer in answers):
+        return True
+    return None if any(answer.status == "temporary" for answer in answers) else False
+
+
+async def _without_mx(look: Look, name: str) -> list[Finding]:
+    has_address = await _host_addresses(look, name)
+    if has_address is None:
+        return [could_not_tell("mx", name, f"the address of {name}", Answer("temporary", detail="no answer"))]
+    if has_address:
+        found = f"{name} has no MX record; its address record is used"
+        mend = "publish an MX record of the host that takes the domain's mail, such as"
+        return [_finding(name, "warning", found, mend, _mx(look, name), why=reasons.MX_FALLBACK)]
+    mend = "publish an MX record of the host that takes the domain's mail, such as"
+    return [_finding(name, "error", f"{name} has neither an MX nor an address record", mend, _mx(look, name))]
+
+
+async def check_mta_sts(look: Look, domain: SenderDomain) -> list[Finding]:
+    """The domain's MTA-STS record (RFC 8461 section 3.1) and its policy host; that there is none is fine."""
+    name = domain.envelope
+    at = f"_mta-sts.{name}"
+    answer = await look.dns.query(at, "TXT")
+    if answer.status == "temporary":
+        return [could_not_tell("mta_sts", name, at, answer)]
+    texts = [text for text in txt_values(answer) if text.replace(" ", "").startswith("v=STSv1")]
+    if not texts:
+        return [Finding(check="mta_sts", subject=name, severity="ok", found="none published (it is a choice)")]
+    tags = tags_of(texts[0]) or {}
+    good = len(texts) == 1 and _STS_ID.match(tags.get("id", ""))
+    if not good:
+        record = DnsMend(name=at, rdtype="TXT", value=f"v=STSv1; id={int(look.wall)}", replaces=tuple(texts))
+        found = f"{at} has {len(texts)} records" if len(texts) > 1 else f"{at} has no id that can be used"
+        return [
+            Finding(
+                check="mta_sts", subject=name, severity="warning", found=found, why=reasons.MTA_STS,
+                mend="publish this record in place of what is there", records=(record,),
+            )
+        ]  # fmt: skip
+    host = f"mta-sts.{name}"
+    if await _host_addresses(look, host) is False:
+        found = f"{at} is published, and its policy host {host} has no address"
+        mend = f"let https://{host}/.well-known/mta-sts.txt answer with the policy, or remove the record"
+        return [Finding(check="mta_sts", subject=name, severity="warning", found=found, why=reasons.MTA_STS, mend=mend)]
+    return [Finding(check="mta_sts", subject=name, severity="ok", found=f"published, id {tags['id']}")]
+
+
+async def check_tls_rpt(look: Look, domain: SenderDomain) -> list[Finding]:
+    """The domain's TLS-RPT record (RFC 8460 section 3); that there is none is fine."""
+    name = domain.envelope
+    at = f"_smtp._tls.{name}"
+    answer = await look.dns.query(at, "TXT")
+    if answer.status == "temporary":
+        return [could_not_tell("tls_rpt", name, at, answer)]
+    texts = [text for text in txt_values(answer) if text.replace(" ", "").startswith("v=TLSRPTv1")]
+    if not texts:
+        return [Finding(check="tls_rpt", subject=name, severity="ok", found="none published (it is a choice)")]
+    rua = (tags_of(texts[0]) or {}).get("rua", "")
+    if len(texts) > 1 or not all(one.strip().startswith(("mailto:", "https:")) for one in rua.split(",")):
+        value = f"v=TLSRPTv1; rua=mailto:tls-reports@{name}"
+        record = DnsMend(name=at, rdtype="TXT", value=value, replaces=tuple(texts))
+        found = f"{at} has {len(texts)} records" if len(texts) > 1 else f"{at} has no rua that can be used"
+        return [
+            Finding(
+                check="tls_rpt", subject=name, severity="warning", found=found, why=reasons.TLS_RPT,
+                mend="publish this record in place of what is there, with a mailbox that exists", records=(record,),
+            )
+        ]  # fmt: skip
+    return [Finding(check="tls_rpt", subject=name, severity="ok", found=f"reports go to {rua}")]
