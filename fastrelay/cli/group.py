@@ -140,6 +140,7 @@ COMMANDS = {
     "tlsrpt": ("fastrelay.cli.tlsrpt:tlsrpt", "TLS with MX hosts by day and domain, and the reports on it."),
     "plan": ("fastrelay.cli.plan:plan", "Forecast when a campaign will be out, and what holds it back."),
     "sim": ("fastrelay.cli.sim:sim", "Run your configuration against simulated providers, in simulated time."),
+    "user": ("fastrelay.cli.user:user", "Users who may authenticate: add, change, remove, list."),
     "send": ("fastrelay.cli.send:send", "Send one test message and show the dialogue."),
     "demo": ("fastrelay.cli.demo:demo", "Relay a campaign to an internet in a box."),
 }
