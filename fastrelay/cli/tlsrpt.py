@@ -1,4 +1,4 @@
-"""`fastrelay tlsrpt show|send`: what became of TLS with MX hosts, by day and domain, and the reports on it (RFC 8460)."""
+"""`fastrelay tlsrpt show|send`: TLS with MX hosts, counted by day and domain, and the reports on it (RFC 8460)."""
 
 from __future__ import annotations
 
