@@ -37,11 +37,16 @@ REASONS = (
     "warmup_cap",
     "provider_backoff",
     "spool_blocked",
+    "tls_policy",
 )
 CONNECTION_STATES = ("connecting", "busy", "idle")
-CONNECT_RESULTS = ("ok", "refused", "timeout", "unreachable", "greeting", "error")
+CONNECT_RESULTS = ("ok", "refused", "timeout", "unreachable", "greeting", "tls", "auth", "error")
+TLS_VERIFIED = ("plain", "unverified", "pkix", "mta-sts", "dane")
 DNS_RESULTS = ("ok", "nxdomain", "nodata", "servfail", "timeout", "error")
-REFUSALS = ("relay_denied", "syntax", "size", "recipients", "connections", "disk_full", "queue_full", "policy", "error")
+REFUSALS = (
+    *("relay_denied", "syntax", "size", "recipients", "connections", "disk_full", "queue_full", "policy", "error"),
+    *("auth", "proxy"),
+)
 AUTH_MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256", "other")
 AUTH_RESULTS = ("ok", "wrong", "malformed", "cancelled", "delayed", "busy", "connections", "disabled", "error")
 ERROR_PLACES = ("ingest", "spool", "schedule", "route", "deliver", "outcome", "events", "worker")
@@ -102,6 +107,17 @@ ACCEPTED_BYTES = _counter("accepted_bytes", "Octets of the contents taken in.")
 SMTP_SESSIONS = _counter("smtp_sessions", "SMTP sessions that clients opened.")
 SMTP_SESSIONS_OPEN = _gauge("smtp_sessions_open", "SMTP sessions of clients that are open now.")
 SMTP_REFUSED = _counter("smtp_refused", "Commands, messages and connections of clients that were refused.", "class")
+SMTP_TLS_HANDSHAKES = _counter(
+    "smtp_tls_handshakes", "TLS handshakes with clients, by result and version of TLS.", "result", "version"
+)
+TLS_CERTIFICATE_EXPIRY = _gauge(
+    "tls_certificate_expiry_timestamp_seconds", "When the certificate that clients see ends, since 1970.", merge="max"
+)
+TLS_CERTIFICATE_BROKEN = _gauge(
+    "tls_certificate_broken",
+    "1 when the certificate or key on disk can't be used, and the one before it is still in use.",
+    merge="max",
+)
 
 AUTH = _counter("auth", "Authentications of clients, by mechanism and result.", "mechanism", "result")
 AUTH_GUARD_ENTRIES = _gauge("auth_guard_entries", "Addresses and users whose failed authentications are remembered.")
@@ -134,6 +150,20 @@ DELIVERY_CONNECTIONS = _gauge(
     "delivery_connections", "Connections to MX hosts by state.", "provider", "source", "state"
 )
 CONNECTS = _counter("connects", "Attempts to connect to MX hosts by result.", "result")
+TLS_HANDSHAKES = _counter(
+    "tls_handshakes",
+    "Connections to MX hosts for which TLS was wanted, by what came of it (result types of RFC 8460), version of TLS and "
+    "whether an earlier session was resumed.",
+    "result",
+    "version",
+    "resumed",
+)
+TLS_SESSIONS = _counter(
+    "tls_sessions",
+    "Sessions with MX hosts, by how the host has proved who it is: dane, mta-sts, pkix; unverified; or plain, no TLS.",
+    "verified",
+)
+TLS_HANDSHAKE_SECONDS = _histogram("tls_handshake_seconds", "Time of a TLS handshake with an MX host.", SECONDS_NETWORK)
 CONNECT_SECONDS = _histogram("connect_seconds", "Time to connect to an MX host.", SECONDS_NETWORK)
 TRANSACTION_SECONDS = _histogram(
     "transaction_seconds", "Time from MAIL to the final reply.", SECONDS_TRANSACTION, "provider"
@@ -243,6 +273,18 @@ TABLE_OVERFLOWS = _counter(
 CONFIG_RELOAD_SUCCESS = _gauge(
     "config_last_reload_successful", "1 when the configuration file was taken over at the last try.", of_supervisor=True
 )
+DOCTOR_FINDINGS = _gauge(
+    "doctor_findings",
+    "Findings of the last complete run of `fastrelay doctor`, by check and severity.",
+    "check",
+    "severity",
+    of_supervisor=True,
+)
+DOCTOR_RUN_TIMESTAMP = _gauge(
+    "doctor_run_timestamp_seconds",
+    "When `fastrelay doctor` last looked at everything, in seconds since 1970; 0: not since the relay started.",
+    of_supervisor=True,
+)
 BUILD_INFO = _gauge("build_info", "1; the version is in the label.", "version", of_supervisor=True)
 
 # Counters that are there with 0 from a worker's start: (metric, its label, the label's values).
@@ -250,5 +292,6 @@ FROM_THE_START = (
     (SMTP_REFUSED, "class", REFUSALS),
     (CONNECTS, "result", CONNECT_RESULTS),
     (DNS_QUERIES, "result", DNS_RESULTS),
+    (TLS_SESSIONS, "verified", TLS_VERIFIED),
     (ERRORS, "where", ERROR_PLACES),
 )
