@@ -45,5 +45,6 @@ def run(ctx: click.Context, config_path: str | None) -> None:
         code = supervisor.run(document.config, path)
     except HostError as error:
         # What the host check found has keys; here is the file that says in which line they stand.
-        raise HostError([replace(found, line=document.lines.get(found.path, 0)) for found in error.problems]) from None
+        lines = document.lines
+        raise HostError([replace(one, line=lines.get(one.path, one.line)) for one in error.problems]) from None
     ctx.exit(code or 0)

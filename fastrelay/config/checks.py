@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 
 from fastrelay.config.schema import Config, Listener
 from fastrelay.config.units import format_size
-from fastrelay.errors import ConfigProblem, HostError
+from fastrelay.errors import ConfigError, ConfigProblem, HostError
 
 # Descriptors of a worker beside its connections: LMDB, segments, logs, the control channel, DNS, spares for the spool.
 DESCRIPTORS_BESIDE_CONNECTIONS = 256
@@ -159,6 +159,30 @@ class HostCheck:
         for found in Keyring(self.config.dkim).load():
             (self.warn if found.warning else self.problem)(found.path, found.problem, found.mend)
 
+    def check_users(self) -> None:
+        """The users file can be read, is sound, and is kept from others."""
+        path = self.config.auth.users
+        if path is None:
+            return
+        from fastrelay.ingest.users import mode_problem, read_users
+
+        wrong = mode_problem(path)
+        if wrong is not None:
+            self.problem("auth.users", f"{path} {wrong}", f"chmod 600 {path}")
+        try:
+            users = read_users(path)
+        except ConfigError as error:
+            self.findings.problems += error.problems
+            return
+        pools = {"default", *self.config.pools}
+        for name, account in users.accounts.items():
+            if account.mail.pool is not None and account.mail.pool not in pools:
+                self.warn(
+                    "auth.users",
+                    f"user {name} of {path} has the pool {account.mail.pool!r}, which is none: his mail is refused",
+                    f"fastrelay user set {name} --pool NAME; the pools are {', '.join(sorted(pools))}",
+                )
+
     def check_open_files(self) -> None:
         """The open-file limit is above what the connections need."""
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
@@ -186,6 +210,7 @@ def check_host(
     if listeners:
         check.check_listeners()
     check.check_dkim_keys()
+    check.check_users()
     check.check_open_files()
     check.check_workers()
     return check.findings
