@@ -49,10 +49,17 @@ class Submitter:
 
 @contextmanager
 def submitters(relay: RelayProcess, count: int) -> Iterator[list[Submitter]]:
-    """Connections that are open together, so that they are spread over the workers."""
-    made = [Submitter(relay.smtp) for _ in range(count)]
+    """Connections, each of another worker: the kernel and the workers spread those that are open together, so there is
+    one for each soon. (Mail for probe.example goes nowhere.)"""
+    made: list[Submitter] = []
+    by_worker: dict[str, Submitter] = {}
     try:
-        yield made
+        while len(by_worker) < count:
+            assert len(made) < 200, "all connections are with one worker"
+            made.append(Submitter(relay.smtp))
+            worker = made[-1].send(["who@probe.example"], message(0)).partition("-")[0]
+            by_worker.setdefault(worker, made[-1])
+        yield list(by_worker.values())
     finally:
         for one in made:
             one.close()
@@ -71,6 +78,7 @@ def arrived(net: Simulation) -> list[bytes]:
     return [recipient for _, recipient in net.account.arrivals]
 
 
+NOWHERE = [{"domains": ["probe.example"], "action": "discard"}]
 SLOW: dict[str, dict[str, Any]] = {"connection": {"connections": 1}, "rate": {"rate": "40/s burst 1"}}
 
 
@@ -85,13 +93,14 @@ def test_transactional_mail_leaves_before_200000_of_bulk(
             workers=2 if other_worker else 1,
             delivery={"recipients_per_transaction": 1, "messages_per_connection": 100_000},
             shaping=[{"provider": "*"} | SLOW[limit]],
+            routes=NOWHERE,
         )
     )
-    with submitters(relay, 2) as (first, second):
+    with submitters(relay, 2 if other_worker else 1) as clients:
+        first, login = clients[0], clients[-1]
         worker = bulk(first, BULK)
         wait_until(lambda: len(arrived(net)) > 5, 60, "the campaign on its way")
         for code in range(3):
-            login = second if other_worker else first
             went_by = login.send([f"login{code}@a.example"], LOGIN).partition("-")[0]
             before = len(arrived(net))
             assert (went_by != worker) == other_worker
@@ -110,6 +119,7 @@ def test_shares_follow_the_weights_in_any_window(net: Simulation, make_relay: Ma
             workers=1,
             delivery={"connections_per_site": 1, "recipients_per_transaction": 1, "messages_per_connection": 100_000},
             fairness={"campaigns": {"heavy": 3}},
+            routes=NOWHERE,
         )
     )
     relay.control("queue.suspend", {"domain": "a.example", "why": "collect first"})
@@ -130,7 +140,9 @@ def test_greylisted_retries_and_new_mail_both_go_on(net: Simulation, make_relay:
     """Deferred mail waits for its source in a lane of its own; it neither blocks what is new nor is it forgotten."""
     net.mx("a.example", Behaviour(tempfail_permille=500))
     relay = make_relay(
-        net.relay_config(workers=1, delivery={"connections_per_site": 1, "recipients_per_transaction": 1})
+        net.relay_config(
+            workers=1, delivery={"connections_per_site": 1, "recipients_per_transaction": 1}, routes=NOWHERE
+        )
     )
     with submitters(relay, 1) as (client,):
         client.send([f"first{n}@a.example" for n in range(800)], message(1))
