@@ -38,6 +38,7 @@ from fastrelay.schedule.board import Board
 from fastrelay.schedule.quarantine import Quarantine
 from fastrelay.schedule.recovery import Recovery
 from fastrelay.spool.eventlog import EventLog
+from fastrelay.tls.outbound import OutboundTls
 from fastrelay.tls.reports import SessionCounts
 
 log = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class App:
         self.engine.waiting.on_sooner = self.arm_limits
         self._configure()
         self.router = self._router(None)
+        self.tls = OutboundTls(self)
         self.balance = Balance(self)
         self.listener = Listener(self)
         self._ticks = 0
@@ -287,6 +289,7 @@ class App:
                 break
         for task in list(self._background):
             task.cancel()
+        await self.tls.close()
         self.balance.stop()
         self.gates.close()
         for spool in self.engine.spools:
@@ -302,6 +305,7 @@ class App:
         self._configure()
         self.listener.configure()
         self.router = self._router(self.router.sites)
+        self.tls.configure()
         self.engine.waiting.wake_all()  # the rules they wait for may be others now; all are woken below
         for domain in list(self.index.domains.values()):
             domain.route_expires = 0.0

@@ -28,6 +28,7 @@ from fastrelay.app import App
 from fastrelay.clock import RealClock
 from fastrelay.config.schema import from_builtins
 from fastrelay.errors import FastrelayError
+from fastrelay.tls.sts_cache import kept_of
 
 log = logging.getLogger("fastrelay.worker")
 
@@ -80,6 +81,7 @@ class Worker:
         )
         self.app.report = self._say
         self.app.set_limits(start.get("limits", {}))
+        self.app.tls.sts.take(kept_of(start.get("mta_sts", [])))
         self._commands = Commands(self.app)
         return await self.app.start(start.get("orphans", []), start.get("suspensions", []))
 

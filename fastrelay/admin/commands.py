@@ -15,6 +15,7 @@ from fastrelay.limits.explain import explain
 from fastrelay.schedule.places import DNS, IN_FLIGHT, LOADING, READY, RETRY, UNPLACED
 from fastrelay.schedule.state import REMOVED
 from fastrelay.schedule.suspension import Selector
+from fastrelay.tls.sts_cache import kept_of
 
 if TYPE_CHECKING:
     from fastrelay.app import App
@@ -207,6 +208,11 @@ class Commands:
 
     def on_limits(self, limits: dict[str, Any]) -> dict[str, Any]:
         self._app.set_limits(limits)
+        return {}
+
+    def on_mta_sts(self, policies: Any = (), gone: Any = (), failed: Any = ()) -> dict[str, Any]:
+        """What the supervisor found out about MTA-STS policies (tls/store.py)."""
+        self._app.tls.sts.take(kept_of(policies), gone, failed)
         return {}
 
     async def on_send(self, to: str, source: str | None = None, trace: bool = False, **more: Any) -> dict[str, Any]:

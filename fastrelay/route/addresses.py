@@ -49,7 +49,8 @@ class Addresses(msgspec.Struct, gc=False):
     not_public   addresses left out by the rule
     failures     temporary failures in a row, up to now
     stale        expired, in use because the DNS cannot say now (RFC 8767); stale_until is the end of that
-    secure       every answer that says so was validated (RFC 7672 section 2.2.2); alias: where its name leads, "" nowhere
+    secure       every answer that says so was validated (RFC 7672 section 2.2.2)
+    alias        where the name leads (CNAME); "": it is none
     """
 
     host: str

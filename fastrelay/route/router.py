@@ -72,7 +72,8 @@ class Route(msgspec.Struct, gc=False):
     action      "site": deliver there; "fail": bounce; "defer": ask again at expires_at; "discard", "reject": a rule
     code        basic reply code (fail, defer, reject), 0 otherwise; enhanced and text go with it
     expires_at  in the caller's `now`; a defer's is the time to ask again
-    secure      the MX answer was validated by the nameserver (AD)
+    secure      the MX answer was validated by the nameserver (AD); of an implicit MX: that there is none
+    tls         the level of TLS that an explicit route asks for; "": as for any domain
     implicit    by A or AAAA, for want of MX records
     failures    temporary failures in a row, up to now
     stale       expired, in use because the DNS cannot say now; stale_until is the end of that
@@ -91,6 +92,7 @@ class Route(msgspec.Struct, gc=False):
     secure: bool = False
     implicit: bool = False
     stale: bool = False
+    tls: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +293,8 @@ class Router:
             expires_at = now + self.lifetimes.negative(answer.ttl)
             return Route(domain, "fail", None, 550, "5.1.2", f"domain {domain} does not exist in the DNS", expires_at)
         if answer.status == "nodata":
-            return await self._by_addresses(domain, domain, now, now + self.lifetimes.negative(answer.ttl))
+            until = now + self.lifetimes.negative(answer.ttl)
+            return await self._by_addresses(domain, domain, now, until, answer.secure)
         return await self._by_mx(domain, answer, now)
 
     def _by_rule(self, domain: str, rule: Rule) -> Route:
@@ -305,7 +308,7 @@ class Router:
         hosts = [host for host in rule.hosts if not self._is_own_listener(host)]
         if not hosts:
             return self._loop(domain, "the only host of its route is this relay itself", FOREVER)
-        return Route(domain, "site", self.sites.of_hosts(hosts, self.port))
+        return Route(domain, "site", self.sites.of_hosts(hosts, self.port), tls=rule.tls)
 
     async def _by_mx(self, domain: str, answer: Answer, now: float) -> Route:
         """By MX records: null MX, junk, loops."""
@@ -329,7 +332,9 @@ class Router:
             kept = better
         return Route(domain, "site", self.sites.of_mx(kept, self.port), expires_at=expires_at, secure=answer.secure)
 
-    async def _by_addresses(self, domain: str, host: str, now: float, expires_at: float) -> Route:
+    async def _by_addresses(
+        self, domain: str, host: str, now: float, expires_at: float, secure: bool = False
+    ) -> Route:
         """The domain's own addresses: implicit MX or an address literal."""
         found = await self.book.addresses(host, now)
         expires_at = min(expires_at, found.expires_at)
@@ -343,7 +348,7 @@ class Router:
         if await self._best_own([(0, host)], now) is not None:
             return self._loop(domain, f"its address {found.addresses[0][1]} is this relay's own", expires_at)
         site = self.sites.of_mx([(0, host)], self.port)
-        return Route(domain, "site", site, expires_at=expires_at, implicit=host == domain)
+        return Route(domain, "site", site, expires_at=expires_at, implicit=host == domain, secure=secure)
 
     def _temporary(self, domain: str, detail: str, now: float) -> Route:
         text = f"domain {domain} cannot be looked up: {detail}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fastrelay.route.names import normalize_domain, parse_endpoint
@@ -20,11 +20,15 @@ Action = Literal["discard", "reject"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Domains and what happens to their mail: hosts ("host:port", tried in this order) or an action, not both."""
+    """Domains and what happens to their mail: hosts ("host:port", tried in this order) or an action, not both.
+
+    tls  the level that connections to the hosts must have (tls/policy.py); "": as for any domain
+    """
 
     domains: tuple[str, ...]
     hosts: tuple[str, ...] = ()
     action: Action | None = None
+    tls: str = ""
 
     def __post_init__(self) -> None:
         if bool(self.hosts) == bool(self.action):
@@ -38,8 +42,7 @@ class Rules:
 
     def __init__(self, rules: Sequence[Rule], default_port: int) -> None:
         self.rules: tuple[Rule, ...] = tuple(
-            Rule(rule.domains, tuple(parse_endpoint(host, default_port) for host in rule.hosts), rule.action)
-            for rule in rules
+            replace(rule, hosts=tuple(parse_endpoint(host, default_port) for host in rule.hosts)) for rule in rules
         )
         self._exact: dict[str, int] = {}
         self._below: dict[str, int] = {}

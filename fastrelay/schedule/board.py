@@ -1,6 +1,7 @@
 """Which domain waits for what: routes, sites, expiry, suspensions. The engine calls this off its straight path.
 
-A domain's mail waits in the domain's own queue until its route is known, then in the queue of its site. A route that
+A domain's mail waits in the domain's own queue until its route and TLS policy are known, then in the queue of its site
+for that policy. A route that
 fails ends the mail at once; one that can't be found now is asked for again, and the mail says `dns`.
 
 Known faults: ending very many recipients of one domain at once (NXDOMAIN for a big one) is done in slices, in between
@@ -22,9 +23,11 @@ from fastrelay.route.names import InvalidDomain, normalize_domain
 from fastrelay.schedule.places import DNS, READY, RETRY, SUSPENDED, UNSIGNED
 from fastrelay.schedule.state import EXPIRED, FAILED, REMOVED
 from fastrelay.schedule.suspension import Backoff, Suspension
+from fastrelay.tls.policy import OPPORTUNISTIC, TlsPolicy
 
 if TYPE_CHECKING:
     from fastrelay.app import App
+    from fastrelay.tls.outbound import Known
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ class Board:
 
     def __init__(self, app: App) -> None:
         self._app = app
-        self.sites: dict[tuple[str, bytes], Any] = {}  # by the key of the site and the pool
+        self.sites: dict[tuple[str, bytes, str], Any] = {}  # by the keys of the site, the pool and the TLS policy
         self.suspensions: list[Suspension] = []
         self.described: list[dict[str, Any]] = []
         self.backoffs: dict[tuple[str, str], Backoff] = {}  # by source and place
@@ -74,39 +77,47 @@ class Board:
         if domain.wait_until > now:
             self._wake_at(domain.wait_until, domain)
             return
-        route = self._app.router.cached(domain.name.decode(), now)
+        name = domain.name.decode()
+        route = self._app.router.cached(name, now)
         if route is not None:
-            self._apply(domain, route, now)
-            return
+            tls = self._app.tls.known(name, route, domain.variant, now) if route.action == "site" else None
+            if tls is not None or route.action != "site":
+                self._apply(domain, route, tls, now)
+                return
         task = asyncio.get_running_loop().create_task(self._resolve(domain))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _resolve(self, domain: Any) -> None:
+        app, name = self._app, domain.name.decode()
         try:
-            route = await self._app.router.resolve(domain.name.decode(), self._app.clock.monotonic())
+            now = app.clock.monotonic()
+            app.tls.begin(name, domain.variant, now)
+            route, tls = await app.router.resolve(name, now), None
+            if route.action == "site":
+                tls = await app.tls.find(name, route, domain.variant, app.clock.monotonic())
         except Exception:
-            log.exception("looking up %s failed in the relay itself; its mail waits", domain.name.decode())
-            self._app.count_error("route")
-            domain.wait_until = self._app.clock.monotonic() + 60
+            log.exception("looking up %s failed in the relay itself; its mail waits", name)
+            app.count_error("route")
+            domain.wait_until = app.clock.monotonic() + 60
             self._wake_at(domain.wait_until, domain)
             return
         try:
-            self._apply(domain, route, self._app.clock.monotonic())
+            self._apply(domain, route, tls, app.clock.monotonic())
         except Exception:
-            log.exception("mail for %s could not be put to its route; it waits", domain.name.decode())
-            self._app.count_error("route")
+            log.exception("mail for %s could not be put to its route; it waits", name)
+            app.count_error("route")
             domain.resolving = True
-            self._wake_at(self._app.clock.monotonic() + 60, domain)
-        self._app.wake_soon()
+            self._wake_at(app.clock.monotonic() + 60, domain)
+        app.wake_soon()
 
-    def _apply(self, domain: Any, route: Any, now: float) -> None:
+    def _apply(self, domain: Any, route: Any, tls: Known | None, now: float) -> None:
         domain.route = route
         domain.resolving = False
-        if route.action == "site":
-            domain.site = self.site_queue(route.site, domain.pool, now)
+        if tls is not None:
+            domain.site = self.site_queue(route.site, domain.pool, now, tls.policy)
             # At refresh_at the router is asked again, which renews the route in the background before it ends.
-            domain.route_expires = max(min(route.refresh_at, route.expires_at), now + 1)
+            domain.route_expires = max(min(route.refresh_at, route.expires_at, tls.expires_at), now + 1)
             domain.wait_detail = ""
             self._app.engine.route_pending(domain, now)
             return
@@ -123,12 +134,13 @@ class Board:
             reply = f"{route.code} {route.enhanced} {route.text}"
             self._end(domain.pending, FAILED, reason=reason, reply=reply, code=route.code, enhanced=route.enhanced)
 
-    def site_queue(self, site: Any, pool: bytes, now: float) -> Any:
-        """The queue of a site for a pool of sources (b"": the default one), made at its first use."""
-        key = (site.key, pool)
+    def site_queue(self, site: Any, pool: bytes, now: float, tls: TlsPolicy = OPPORTUNISTIC) -> Any:
+        """The queue of a site for a pool of sources (b"": the default one) and a TLS policy, made at its first use."""
+        key = (site.key, pool, tls.key)
         queue = self.sites.get(key)
         if queue is None:
             queue = self.sites[key] = self._app.index.new_site_queue(site, pool.decode() or DEFAULT_POOL)
+            queue.tls = tls
             queue.pool = Pool(self._app, queue)
         return queue
 

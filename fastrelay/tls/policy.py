@@ -32,7 +32,8 @@ Level = Literal["none", "opportunistic", "required", "verify", "mta-sts", "dane"
 StsMode = Literal["", "testing", "enforce"]
 PlanMode = Literal["plain", "starttls", "implicit", "skip"]
 
-NORMAL, REQUIRETLS, OPTIONAL = 0, 1, 2  # variants of a domain's mail: as usual, REQUIRETLS, "TLS-Required: No" (RFC 8689)
+# Variants of a domain's mail (RFC 8689): as usual, REQUIRETLS, "TLS-Required: No".
+NORMAL, REQUIRETLS, OPTIONAL = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -86,9 +87,9 @@ class HostPlan:
     mandatory        no mail without TLS
     context          None for plain
     server_hostname  SNI, and the name that a verifying context checks; "" for none
-    check            called with the connection's SSL object after the handshake: None if all is well, else why not, for people
+    check            called with the connection's SSL object after the handshake: None if all is well, else why not
     failure          RFC 8460 section 4.3 result type of a skip, or of a `check` that finds fault
-    verified         how the peer is authenticated once the handshake and `check` pass: "dane", "mta-sts", "pkix" or ""
+    verified         by what the peer is authenticated once handshake and `check` pass: "dane", "mta-sts", "pkix", ""
     policy_type      RFC 8460 section 4.2: "tlsa", "sts" or "no-policy-found"
     policy_text      RFC 8460 policy-string where it belongs to the host (TLSA records)
     """
