@@ -17,7 +17,7 @@ from fastrelay.errors import FastrelayError
 
 COMMANDS = {
     "add": ("fastrelay.cli.user:add", "Add a user."),
-    "set": ("fastrelay.cli.user:set_", "Change what a user may do; disable or enable him."),
+    "set": ("fastrelay.cli.user:set_", "Change what a user may do; disable or enable."),
     "passwd": ("fastrelay.cli.user:passwd", "Give a user another password."),
     "remove": ("fastrelay.cli.user:remove", "Remove users."),
     "list": ("fastrelay.cli.user:list_", "List the users."),
@@ -27,7 +27,7 @@ EPILOG = """\b
 The users are in the file that auth.users of the configuration names (or --file). It holds no
 password, but for users with --cram-md5 (see fastrelay user add --help); keep it readable by the
 relay alone. A running relay takes changes over within seconds, and sessions go on: a user who
-was removed or disabled is refused from his next message on.
+was removed or disabled is refused from the next message on.
 
 \b
 Examples:
@@ -82,23 +82,23 @@ def right_options(function: F) -> F:
     """What a user may do; an empty text takes a thing back."""
     for option in (
         click.option("--note", metavar="TEXT", help="A note for your colleagues."),
-        click.option("--recipients-per-day", metavar="NUMBER|none", help="Recipients taken from him a day (UTC)."),
-        click.option("--connections", metavar="NUMBER|none", help="Connections he may have open at one time."),
-        click.option("--rate", metavar="RATE|none", help='Recipients taken from him, such as "3000/h burst 50".'),
+        click.option("--recipients-per-day", metavar="NUMBER|none", help="Recipients that may be submitted a day (UTC)."),
+        click.option("--connections", metavar="NUMBER|none", help="Connections that may be open at one time."),
+        click.option("--rate", metavar="RATE|none", help='Recipients that may be submitted, such as "3000/h burst 50".'),
         click.option(
             "--sender",
             "senders",
             metavar="PATTERN|any",
             multiple=True,
-            help="Whom he may send as, in MAIL and in From: news.example, *.news.example, info@shop.example,"
+            help="Allowed senders, in MAIL and in From: news.example, *.news.example, info@shop.example,"
             " bounce-*@shop.example or <>. May be given more than once.  [default: anybody]",
         ),
         click.option(
-            "--priority", type=click.Choice(["transactional", "normal", "bulk", "none"]), help="Class of his mail."
+            "--priority", type=click.Choice(["transactional", "normal", "bulk", "none"]), help="Class of the mail."
         ),
-        click.option("--tenant", metavar="NAME|none", help="Tenant of his mail; header fields can't change it."),
-        click.option("--campaign", metavar="NAME|none", help="Campaign of his mail where no header field names one."),
-        click.option("--pool", metavar="NAME|none", help="Pool of sending addresses for his mail."),
+        click.option("--tenant", metavar="NAME|none", help="Tenant of the mail; header fields can't change it."),
+        click.option("--campaign", metavar="NAME|none", help="Campaign of the mail where no header field names one."),
+        click.option("--pool", metavar="NAME|none", help="Pool of sending addresses for the mail."),
     ):
         function = option(function)
     return function
@@ -113,11 +113,11 @@ The password comes from a prompt, from the first line of standard input, or from
 from the command line, where other users of this host could read it.
 
 \b
-What is stored: a scrypt hash (for PLAIN and LOGIN) and the keys of SCRAM-SHA-256, neither of which
-gives the password away. CRAM-MD5 can't work with less than THE PASSWORD ITSELF. So it is stored, in
-the clear, only for users that are added with --cram-md5, and only they can use CRAM-MD5; give them
-a password of their own (--generate). Under TLS, PLAIN is the better choice wherever the client can
-be told so (listmonk: auth_protocol "plain" or "login").
+What is stored: a scrypt hash (for PLAIN and LOGIN) and the keys of SCRAM-SHA-256; neither of them
+gives the password away. CRAM-MD5 can't work with less than THE PASSWORD ITSELF. So that is stored,
+in the clear, only for users that are added with --cram-md5, and only they can use CRAM-MD5; give
+them a password that is used nowhere else (--generate). Under TLS, PLAIN is the better choice
+wherever the client can be told so (listmonk: auth_protocol "plain" or "login").
 
 \b
 Examples:
@@ -142,7 +142,7 @@ def add(
     words(users.check_name, name)
     changes = place.rights(rights)
     if os.path.exists(place.path) and users.find_user(users.read_lines(place.path), name) is not None:
-        raise UserError(f"{name} is a user already; fastrelay user passwd or set change him")
+        raise UserError(f"{name} is a user already; fastrelay user passwd and set change it")
     password = the_password(generate)
     stored = words(users.secrets_of, password, bool(cram_md5))
     created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
@@ -150,7 +150,7 @@ def add(
 
     def change(lines: list[str]) -> list[str]:
         if users.find_user(lines, name) is not None:
-            raise UserError(f"{name} is a user already; fastrelay user passwd or set change him")
+            raise UserError(f"{name} is a user already; fastrelay user passwd and set change it")
         return users.with_user(lines, made)
 
     place.edit(change)
@@ -172,13 +172,13 @@ Examples:
 """,
 )
 @click.argument("name")
-@click.option("--disable/--enable", "disabled", default=None, help="Refuse all that he sends, or no longer.")
+@click.option("--disable/--enable", "disabled", default=None, help="Refuse all mail of the user, or no longer.")
 @right_options
 @file_options
 def set_(
     name: str, config_path: str | None, file: str | None, as_json: bool, disabled: bool | None, **rights: Any
 ) -> None:
-    """Change what a user may do; disable or enable him."""
+    """Change what a user may do; disable or enable."""
     place = Place(config_path, file)
     changes = place.rights(rights, place.user(name))
     if disabled is not None:
