@@ -43,6 +43,7 @@ from fastrelay.clock import Clock, RealClock, iso_utc
 from fastrelay.config.checks import check_host, require_host
 from fastrelay.config.load import load_document
 from fastrelay.config.schema import Config, to_builtins
+from fastrelay.doctor.results import Results
 from fastrelay.errors import ConfigError, ConfigProblem, FastrelayError, HostError
 from fastrelay.limits import durable, governor
 from fastrelay.limits.governor import Governor, SlabCounts
@@ -98,6 +99,7 @@ class Supervisor:
         self._slot_count = config.worker_count
         self._notifier = Notifier()
         self.relay_log: EventLog | None = None
+        self.doctor_results = Results()
         self._events = 0
         self._slabs: dict[int, Slab] = {}
         self._orphans = orphans(self._state_dir, self._slot_count)
@@ -572,6 +574,7 @@ class Supervisor:
         facts.set(names.CONFIG_RELOAD_SUCCESS, self._reload_ok)
         facts.set(names.BUILD_INFO, 1, __version__)
         add_relay(facts, self)
+        self.doctor_results.add_to(facts)
         return facts
 
 

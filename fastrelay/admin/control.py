@@ -26,6 +26,7 @@ import msgspec
 from fastrelay.admin import merge
 from fastrelay.admin.suspensions import SELECTORS, Suspensions, selectors_of
 from fastrelay.admin.workers import WorkerGone, WorkerRefused, WorkerSlot
+from fastrelay.doctor.results import Results
 from fastrelay.errors import FastrelayError
 from fastrelay.limits import explain
 from fastrelay.limits.governor import COMMANDS as GOVERNED
@@ -97,6 +98,7 @@ class Relay(Protocol):
     slots: list[WorkerSlot]
     suspensions: Suspensions
     governor: Governor
+    doctor_results: Results
     tls_reports: Reports
 
     async def tell_limits(self) -> list[tuple[WorkerSlot, FastrelayError]]: ...
@@ -117,6 +119,7 @@ class Commands:
             "queue.resume": self._resume,
             "send": self._send,
             "explain": self._explain,
+            "doctor.results": self._doctor_results,
             **{name: partial(self._govern, name) for name in GOVERNED},
             **{name: partial(self._tls_reports, name) for name in TLS_REPORTS},
         }
@@ -137,6 +140,15 @@ class Commands:
         """Counters and gauges as in metrics/names.py: {name: [[label values], value] …}; `names` chooses some."""
         _check_arguments("metrics", arguments, ("names",))
         return await self._relay.metric_values(arguments.get("names"))
+
+    async def _doctor_results(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """What `fastrelay doctor` found, for the metrics."""
+        _check_arguments("doctor.results", arguments, ("findings", "finished"))
+        try:
+            self._relay.doctor_results.take(arguments.get("findings"), arguments.get("finished"))
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        return {}
 
     # --- to all workers ---
 

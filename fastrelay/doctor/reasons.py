@@ -37,19 +37,19 @@ DMARC_RUA_OUTSIDE = "reports go to another domain only if it agrees, by a record
 DMARC_FORM = "receivers ignore what they cannot read; a policy may then be weaker than you think (RFC 9989 4.7)"
 DMARC_SEVERAL = "with several records at one name none of them counts, as if there were no policy (RFC 9989 4.10)"
 PTR = (
-    "Gmail rejects mail from an address without a PTR record that resolves back to it (550 5.7.25), and Yahoo wants one "
-    f"too ({BULK_RULES})"
+    "Gmail rejects mail from an address without a PTR record that resolves back to it (550 5.7.25), and Yahoo wants "
+    f"one too ({BULK_RULES})"
 )
 PTR_GENERIC = "filters take a name made of the address for a home connection, and score or refuse its mail"
 EHLO = (
-    "filters compare the EHLO name with the address, and hosts with reject_unknown_helo_hostname (Postfix) refuse a name "
-    "that does not resolve (RFC 5321 4.1.4)"
+    "filters compare the EHLO name with the address, and hosts with reject_unknown_helo_hostname (Postfix) refuse a "
+    "name that does not resolve (RFC 5321 4.1.4)"
 )
 EHLO_PTR = "some filters score an EHLO name that is not the PTR name; it costs nothing to let them agree"
 ADDRESS = "SPF, PTR and block lists are about the address that the MX hosts see; this is not one they can see"
 MX = (
-    "bounces and complaints go to the sender domain; hosts with reject_unknown_sender_domain (Postfix) refuse mail from "
-    "one that takes none (RFC 7505 4.2)"
+    "bounces and complaints go to the sender domain; hosts with reject_unknown_sender_domain (Postfix) refuse mail "
+    "from one that takes none (RFC 7505 4.2)"
 )
 MX_FALLBACK = "without MX the address record is used (RFC 5321 5.1); some receivers distrust such a domain"
 BLOCK_LIST = "MX hosts that ask this list reject or junk every message from the address"
