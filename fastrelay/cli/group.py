@@ -26,6 +26,7 @@ Examples:
   fastrelay demo                                  see it work, with an internet in a box
   fastrelay check -c fastrelay.yaml               is the configuration sound?
   fastrelay run -c fastrelay.yaml                 start the relay
+  fastrelay doctor                                what would land mail in spam, and the mend
   fastrelay send --to you@example.com --trace     one test message, the dialogue shown
   fastrelay top                                   what it does, live
   fastrelay queue summary                         where all mail stands
@@ -141,6 +142,7 @@ COMMANDS = {
     "plan": ("fastrelay.cli.plan:plan", "Forecast when a campaign will be out, and what holds it back."),
     "sim": ("fastrelay.cli.sim:sim", "Run your configuration against simulated providers, in simulated time."),
     "user": ("fastrelay.cli.user:user", "Users who may authenticate: add, change, remove, list."),
+    "doctor": ("fastrelay.cli.doctor:doctor", "Find what would land mail in spam, and the exact mend."),
     "send": ("fastrelay.cli.send:send", "Send one test message and show the dialogue."),
     "demo": ("fastrelay.cli.demo:demo", "Relay a campaign to an internet in a box."),
 }
