@@ -12,19 +12,16 @@ Known faults: of a From with several addresses the first one's domain decides (D
 
 from __future__ import annotations
 
-from base64 import b64encode
 from binascii import b2a_base64
 
 import idna
 
-from fastrelay._core.canon import Fields, SignedNames, canonical_field
+from fastrelay._core.canon import Fields, SignedNames, canonical_field, finished_field
 from fastrelay.config.security import Dkim, DkimKey
 from fastrelay.dkim.keys import Keyring, NoKey, PrivateKey, Slot
 
 LINE = 78  # octets of a line of the field, without CRLF (RFC 5322 section 2.1.1)
 DOMAINS_CACHED = 4096  # (From domain, tenant) whose keys are known
-LISTS_CACHED = 256  # values of h= kept folded
-_FIRST_B = LINE - len(" bh=; b=") - 44  # octets of b= that fit behind bh=
 
 
 class Template:
@@ -74,11 +71,18 @@ class Signer:
                     self._by_pattern.setdefault(pattern, []).append(slot)
         self._found: dict[tuple[bytes, bytes], tuple[Slot, ...]] = {}
         self._templates: dict[tuple[int, str], Template] = {}
-        self._lists: dict[bytes, bytes] = {}
 
     def wants(self, from_domain: bytes | None, tenant: bytes) -> bool:
         """Whether mail of this From domain and tenant is to be signed."""
         return bool(self.slots(from_domain, tenant))
+
+    def missing(self, from_domain: bytes | None, tenant: bytes) -> str:
+        """Why mail of this From domain and tenant can't be signed now; "" where it can, or need not be."""
+        try:
+            _require(self.slots(from_domain, tenant))
+        except NoKey as error:
+            return str(error)
+        return ""
 
     def slots(self, from_domain: bytes | None, tenant: bytes) -> tuple[Slot, ...]:
         """The keys that sign it, usable or not."""
@@ -120,10 +124,9 @@ class Signer:
         keys = [(slot, key) for slot in slots if (key := slot.key) is not None]
         if len(keys) != len(slots):
             _require(slots)
-        if type(fields) is bytes:
-            fields = Fields(fields)
-        names, signed = fields.signed_input(self._names, self.relaxed_header)  # type: ignore[union-attr]
-        end = b";\r\n h=%b;\r\n bh=%b; b=" % (self._lists.get(names) or self._fold(names), b64encode(body_hash))
+        parsed = fields if isinstance(fields, Fields) else Fields(fields)
+        names, signed = parsed.signed_input(self._names, self.relaxed_header)
+        end = b";\r\n h=%b;\r\n bh=%b; b=" % (names, b2a_base64(body_hash, newline=False))
         time = int(wall)
         if len(keys) == 1:
             return self._field(keys[0][0], keys[0][1], time, end, signed)
@@ -135,29 +138,13 @@ class Signer:
             field = b"%b%d;%b%d%b" % (template.before_time, time, template.after_time, time + self._lifetime, end)
         else:
             field = b"%b%d%b" % (template.before_time, time, end)
-        signature = b2a_base64(key.sign(signed + canonical_field(field, self.relaxed_header)), newline=False)
         self.signatures[key.algorithm] += 1
-        lines = [signature[at : at + LINE - 1] for at in range(_FIRST_B, len(signature), LINE - 1)]
-        return b"\r\n ".join([field + signature[:_FIRST_B], *lines]) + b"\r\n"
+        return finished_field(field, key.sign(signed + canonical_field(field, self.relaxed_header)))
 
     def _template(self, slot: Slot, algorithm: str) -> Template:
         template = Template(slot, algorithm, self._canonicalization, bool(self._lifetime))
         self._templates[slot.number, algorithm] = template
         return template
-
-    def _fold(self, names: bytes) -> bytes:
-        """The value of h= in lines, broken behind colons."""
-        if len(self._lists) >= LISTS_CACHED:
-            self._lists.clear()
-        text, column = b"", len(" h=")
-        for name in names.split(b":"):
-            if text:
-                text, column = text + b":", column + 1
-            if column + len(name) + 1 > LINE and text:
-                text, column = text + b"\r\n ", 1
-            text, column = text + name, column + len(name)
-        self._lists[names] = text
-        return text
 
 
 def _require(slots: tuple[Slot, ...]) -> None:

@@ -23,9 +23,10 @@ static inline int fr_is_wsp(unsigned char octet)
     return octet == ' ' || octet == '\t';
 }
 
-/* Copies from p to out until the first white space that relaxed changes, or until fewer than 17 octets are left.
- * May write up to 16 octets beyond what it gives back as copied, never more than `end - p` in all. */
-static inline size_t fr_copy_plain(const unsigned char *p, const unsigned char *end, unsigned char *out)
+/* Copies from p to out until the first white space that relaxed changes, or until fewer than 17 octets are left; with
+ * `folds`, also until a CR or LF. May write up to 16 octets beyond what it gives back as copied, but never more than
+ * `end - p` in all. */
+static inline size_t fr_copy_plain(const unsigned char *p, const unsigned char *end, unsigned char *out, int folds)
 {
     const unsigned char *from = p;
 #ifdef FR_SSE2
@@ -37,6 +38,8 @@ static inline size_t fr_copy_plain(const unsigned char *p, const unsigned char *
         __m128i odd = _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(next, space), _mm_cmpeq_epi8(next, tab)),
                                    _mm_cmpeq_epi8(next, cr));
         odd = _mm_or_si128(tabs, _mm_and_si128(_mm_cmpeq_epi8(here, space), odd));
+        if (folds)
+            odd = _mm_or_si128(odd, _mm_or_si128(_mm_cmpeq_epi8(here, cr), _mm_cmpeq_epi8(here, _mm_set1_epi8('\n'))));
         unsigned mask = (unsigned)_mm_movemask_epi8(odd);
         _mm_storeu_si128((__m128i *)out, here);
         if (mask)
@@ -57,6 +60,8 @@ static inline size_t fr_copy_plain(const unsigned char *p, const unsigned char *
         odd = fr_zero_octets(next ^ FR_EACH(' ')) | fr_zero_octets(next ^ FR_EACH('\t')) |
               fr_zero_octets(next ^ FR_EACH('\r'));
         odd = fr_zero_octets(here ^ FR_EACH('\t')) | (fr_zero_octets(here ^ FR_EACH(' ')) & odd);
+        if (folds)
+            odd |= fr_zero_octets(here ^ FR_EACH('\r')) | fr_zero_octets(here ^ FR_EACH('\n'));
         if (odd)
             return (size_t)(p - from) + (size_t)__builtin_ctzll(odd);
         p += 8;
@@ -82,7 +87,7 @@ static inline size_t fr_squeeze_body(fr_squeeze *state, const unsigned char *p, 
     }
     for (;;) {
         if (!state->wsp) {
-            size_t copied = fr_copy_plain(p, end, out);
+            size_t copied = fr_copy_plain(p, end, out, 0);
             p += copied;
             out += copied;
             while (p < end && !fr_is_wsp(*p) && (*p != '\r' || p + 1 < end))
@@ -128,6 +133,12 @@ static inline size_t fr_relaxed_field(const unsigned char *name, size_t name_len
     text = out;
     while (value < end) {
         unsigned char octet = *value;
+        if (octet > ' ' && end - value >= 17) {
+            size_t copied = fr_copy_plain(value, end, out, 1);
+            value += copied;
+            out += copied;
+            octet = *value;
+        }
         if (octet > ' ' || (octet != ' ' && octet != '\t' && octet != '\r' && octet != '\n')) {
             *out++ = octet;
             value++;
@@ -146,6 +157,31 @@ static inline size_t fr_relaxed_field(const unsigned char *name, size_t name_len
     }
     if (out > text && out[-1] == ' ')
         out--;
+    return (size_t)(out - first);
+}
+
+/* A signature in base64 behind `column` octets of a line, folded at `line` octets with CRLF and a space. `out` has room
+ * for it: n / 3 * 4 + 4 octets, and 3 more for each line. */
+static inline size_t fr_base64_folded(const unsigned char *p, size_t n, size_t column, size_t line, unsigned char *out)
+{
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    unsigned char *first = out;
+    for (size_t i = 0; i < n; i += 3) {
+        uint32_t three = (uint32_t)p[i] << 16;
+        if (i + 1 < n)
+            three |= (uint32_t)p[i + 1] << 8;
+        if (i + 2 < n)
+            three |= p[i + 2];
+        for (unsigned k = 0; k < 4; k++) {
+            if (column == line) {
+                memcpy(out, "\r\n ", 3);
+                out += 3;
+                column = 1;
+            }
+            *out++ = i + k > n ? '=' : (unsigned char)digits[three >> (18 - 6 * k) & 63];
+            column++;
+        }
+    }
     return (size_t)(out - first);
 }
 

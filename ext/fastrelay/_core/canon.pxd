@@ -11,6 +11,7 @@ cdef extern from "canon.h" nogil:
         const unsigned char* name, size_t name_length, const unsigned char* value, size_t value_length,
         unsigned char* out
     )
+    size_t fr_base64_folded(const unsigned char* p, size_t n, size_t column, size_t line, unsigned char* out)
 
 
 cdef struct FieldPlace:
@@ -43,6 +44,9 @@ cdef class SignedNames:
     cdef uint32_t* _hashes
     cdef bint* _oversigned
     cdef Py_ssize_t _count
+    cdef dict _lists           # how many fields each name has → the value of h=, folded
+
+    cdef bytes _listed(self, bytes counts)
 
 
 cdef class Fields:
@@ -64,3 +68,4 @@ cdef class Fields:
 cpdef bytes body_hash(bytes content, Py_ssize_t header_length, bint relaxed)
 cpdef Fields parse_fields(bytes header)
 cpdef bytes canonical_field(bytes field, bint relaxed)
+cpdef bytes finished_field(bytes field, bytes signature)

@@ -25,6 +25,9 @@ cdef enum:
     PIECE_BYTES = 65536                   # of a body in canonical form, in memory at a time
     ONE_PIECE_BYTES = 1 << 20             # a body up to here is hashed in one call
     FIELDS_AT_FIRST = 48
+    FIELDS_COUNTED = 255                  # of one name that are signed: the lowest ones
+    LINE = 78                             # octets of a line of a signature field, without CRLF (RFC 5322 section 2.1.1)
+    LISTS_CACHED = 256                    # values of h= that are kept
     FIELDS_MOST = 100_000                 # the header block is bounded, too; beyond this many the rest is not looked at
     COMMENT_DEPTH = 100
 
@@ -191,12 +194,13 @@ cdef bint _is_name(const unsigned char* p, Py_ssize_t n) noexcept nogil:
 
 @cython.final
 cdef class SignedNames:
-    """Which fields are signed, in this order, and which of them nobody may add one of (oversigned). Immutable."""
+    """Which fields are signed, in this order, and which of them nobody may add one of (oversigned)."""
 
     def __cinit__(self, names, oversign=()):
         over = {name.lower() for name in oversign}
         self._names = []
         self._lower = []
+        self._lists = {}
         for name in [*names, *oversign]:
             if name.lower() not in self._lower:
                 self._names.append(name)
@@ -209,6 +213,26 @@ cdef class SignedNames:
         for i, lower in enumerate(self._lower):
             self._hashes[i] = _hash_name(<const unsigned char*>PyBytes_AS_STRING(lower), len(lower))
             self._oversigned[i] = lower in over
+
+    cdef bytes _listed(self, bytes counts):
+        """The value of h= that names the first so many times, the second so many, …; in lines, broken behind colons."""
+        cdef Py_ssize_t column = len(b" h=")
+        text = bytearray()
+        for i in range(self._count):
+            for _ in range(counts[i]):
+                name = <bytes>self._names[i]
+                if text:
+                    text += b":"
+                    column += 1
+                    if column + len(name) + 1 > LINE:
+                        text += b"\r\n "
+                        column = 1
+                text += name
+                column += len(name)
+        if len(self._lists) >= LISTS_CACHED:
+            self._lists.clear()
+        listed = self._lists[counts] = bytes(text)
+        return listed
 
     def __dealloc__(self):
         free(self._hashes)
@@ -316,17 +340,19 @@ cdef class Fields:
         return first_domain(self.last(b"from"))
 
     cpdef tuple signed_input(self, SignedNames names, bint relaxed):
-        """(value of h=, not folded; the signed fields in canonical form, each with CRLF).
+        """(value of h=, folded to stand behind " h=", the signed fields in canonical form, each with CRLF).
 
         Fields of one name are taken from the bottom up (RFC 6376 section 5.4.2); a name that is oversigned stands once
         more than it has fields.
         """
         cdef const unsigned char* p = <const unsigned char*>PyBytes_AS_STRING(self._header)
-        cdef Py_ssize_t i, k, found
+        cdef Py_ssize_t i, k
+        cdef unsigned char found
+        cdef uint32_t hash
         cdef size_t made = 0, room = <size_t>(PyBytes_GET_SIZE(self._header) + 2 * self.number + 2)
         cdef FieldPlace* place
-        cdef bytes lower
-        listed = []
+        cdef bytes lower, listed
+        cdef bytes counts = PyBytes_FromStringAndSize(NULL, names._count)
         cdef unsigned char* out = <unsigned char*>malloc(room)
         if out == NULL:
             raise MemoryError
@@ -334,11 +360,12 @@ cdef class Fields:
             for k in range(names._count):
                 lower = <bytes>names._lower[k]
                 found = names._oversigned[k]
+                hash = names._hashes[k]
                 for i in range(self.number - 1, -1, -1):
-                    if not self._is(i, lower, names._hashes[k]):
+                    place = &self._places[i]
+                    if place.hash != hash or not self._is(i, lower, hash) or found == FIELDS_COUNTED:
                         continue
                     found += 1
-                    place = &self._places[i]
                     if relaxed:
                         made += fr_relaxed_field(
                             p + place.start, <size_t>place.name_length, p + place.value,
@@ -349,8 +376,11 @@ cdef class Fields:
                         made += <size_t>(place.end - place.start)
                     out[made], out[made + 1] = c"\r", c"\n"
                     made += 2
-                listed.extend([names._names[k]] * found)
-            return b":".join(listed), PyBytes_FromStringAndSize(<char*>out, <Py_ssize_t>made)
+                (<unsigned char*>PyBytes_AS_STRING(counts))[k] = found
+            listed = names._lists.get(counts)
+            if listed is None:
+                listed = names._listed(counts)
+            return listed, PyBytes_FromStringAndSize(<char*>out, <Py_ssize_t>made)
         finally:
             free(out)
 
@@ -375,6 +405,21 @@ cpdef bytes canonical_field(bytes field, bint relaxed):
         p, <size_t>name_length, p + value, <size_t>(n - value), <unsigned char*>PyBytes_AS_STRING(out)
     )
     return out[:<Py_ssize_t>made]
+
+
+cpdef bytes finished_field(bytes field, bytes signature):
+    """A signature field that ends in "b=", with its signature in base64 and CRLF."""
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(field), octets = PyBytes_GET_SIZE(signature)
+    cdef Py_ssize_t column = n - field.rfind(b"\n") - 1
+    cdef size_t room = <size_t>(n + octets // 3 * 4 + 4 + 3 * (octets // (LINE // 2) + 1) + 2)
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>room)
+    cdef unsigned char* p = <unsigned char*>PyBytes_AS_STRING(out)
+    memcpy(p, PyBytes_AS_STRING(field), <size_t>n)
+    cdef size_t made = <size_t>n + fr_base64_folded(
+        <const unsigned char*>PyBytes_AS_STRING(signature), <size_t>octets, <size_t>column, LINE, p + n
+    )
+    p[made], p[made + 1] = c"\r", c"\n"
+    return out[:<Py_ssize_t>made + 2]
 
 
 # -- the domain of From -----------------------------------------------------------------------------------------------
