@@ -24,7 +24,7 @@ class Results:
         """Keep the counts of a look, in place of the last one's. Raises ValueError for anything that is none."""
         taken: dict[str, dict[str, int]] = {}
         if not isinstance(findings, dict) or not isinstance(finished, int | float) or not 0 < finished < 1e11:
-            raise ValueError("doctor.results wants findings (check: severity: number) and finished (seconds since 1970)")
+            raise ValueError("doctor.results wants findings (check: severity: number) and finished (s since 1970)")
         for check, counts in findings.items():
             if check not in CHECKS or not isinstance(counts, dict):
                 raise ValueError(f"doctor.results: there is no check {check!r}")
