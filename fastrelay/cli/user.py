@@ -82,9 +82,13 @@ def right_options(function: F) -> F:
     """What a user may do; an empty text takes a thing back."""
     for option in (
         click.option("--note", metavar="TEXT", help="A note for your colleagues."),
-        click.option("--recipients-per-day", metavar="NUMBER|none", help="Recipients that may be submitted a day (UTC)."),
+        click.option(
+            "--recipients-per-day", metavar="NUMBER|none", help="Recipients that may be submitted a day (UTC)."
+        ),
         click.option("--connections", metavar="NUMBER|none", help="Connections that may be open at one time."),
-        click.option("--rate", metavar="RATE|none", help='Recipients that may be submitted, such as "3000/h burst 50".'),
+        click.option(
+            "--rate", metavar="RATE|none", help='Recipients that may be submitted, such as "3000/h burst 50".'
+        ),
         click.option(
             "--sender",
             "senders",

@@ -179,7 +179,7 @@ class HostCheck:
             if account.mail.pool is not None and account.mail.pool not in pools:
                 self.warn(
                     "auth.users",
-                    f"user {name} of {path} has the pool {account.mail.pool!r}, which is none: his mail is refused",
+                    f"user {name} of {path} has the pool {account.mail.pool!r}, which is none: the mail is refused",
                     f"fastrelay user set {name} --pool NAME; the pools are {', '.join(sorted(pools))}",
                 )
 

@@ -9,7 +9,7 @@ at a time, `auth.hashes_waiting` in line, and from one address a quarter of that
 their address before have a line of their own, which goes first. A password that was right is remembered for ten minutes
 as an HMAC under a key that only this process has, so that a client that reconnects costs next to nothing.
 
-Whatever is our fault is 454, never 535: clients give up on the latter. Who has too many failures behind him waits a few
+Whatever is our fault is 454, never 535: clients give up on the latter. After too many failures a client waits a few
 seconds without an answer, or is told 454 at once where it would be longer.
 
 Known faults: none.
@@ -51,6 +51,7 @@ FAILURES_OF_SESSION = 3
 REMEMBERED = 10_000
 REMEMBERED_SECONDS = 600.0
 LOOK_SECONDS = 2.0  # how often the file is looked at
+TOLD_AT_ONCE = 1000  # addresses and names in one report to the supervisor
 SHARE_OF_ADDRESS = 4  # of the line for hashes, what one address may take: a quarter
 
 
@@ -102,9 +103,9 @@ class Authenticator:
         self._pool: ThreadPoolExecutor | None = None
         self._looked_at = float("-inf")
         self._offer: bytes | None = None
-        # Failures since the last report, for the other workers: (address, name) → number. Successes that are new.
-        self.news_failed: Counter[tuple[str, str]] = Counter()
-        self.news_right: list[tuple[str, str]] = []
+        # For the other workers: failures by address and name since the last report, and successes that are new.
+        self._failed_since: Counter[tuple[str, str]] = Counter()
+        self._right_since: list[tuple[str, str]] = []
         self.configure()
 
     # -- configuration ------------------------------------------------------------------------------------------------
@@ -276,7 +277,8 @@ class Authenticator:
 
     def _failed(self, attempt: _Try, name: str) -> None:
         self.guard.failed(attempt.address, name, self._app.clock.monotonic())
-        self.news_failed[attempt.address, name] += 1
+        if len(self._failed_since) < TOLD_AT_ONCE or (attempt.address, name) in self._failed_since:
+            self._failed_since[attempt.address, name] += 1
         attempt.failures += 1
         self._end(attempt, "wrong", TOO_MANY if attempt.failures >= FAILURES_OF_SESSION else WRONG)
 
@@ -287,7 +289,7 @@ class Authenticator:
             self._end(attempt, "error", TROUBLE)  # removed meanwhile, or the password is another
             return
         if self.guard.succeeded(attempt.address, name):
-            self.news_right.append((attempt.address, name))
+            self._right_since.append((attempt.address, name))
         if account.user.disabled:
             self._end(attempt, "disabled", DISABLED)
             return
@@ -303,8 +305,8 @@ class Authenticator:
         connection.auth_done(login, SUCCESS)
 
     def _mail(self, listener: Assignment | None, own: Assignment) -> Assignment:
-        """What mail of a user gets: what his line says, then what the listener says. Always the same object for the
-        same content, since the assigner goes by identity."""
+        """What mail of a user gets: what the users file says, then what the listener says. Always the same object for
+        the same content, since the assigner goes by identity."""
         found = self._mails.get((listener, own))
         if found is None:
             keys = ("pool", "campaign", "tenant", "priority")
@@ -418,6 +420,27 @@ class Authenticator:
         while self._remembered and next(iter(self._remembered.values())) <= now:
             self._remembered.popitem(last=False)
         self.guard.sweep(now)
+        self._tell()
+        meters = self._app.meters
+        meters.slab.set(meters.entry(names.AUTH_GUARD_ENTRIES), len(self.guard))
+        meters.slab.set(meters.entry(names.AUTH_WAITING), len(self._lines[0]) + len(self._lines[1]))
+
+    def _tell(self) -> None:
+        """What the other workers should know, to the supervisor."""
+        if not self._failed_since and not self._right_since:
+            return
+        failed = [[address, name, number] for (address, name), number in self._failed_since.items()]
+        self._app.report({"event": "auth", "failed": failed, "right": list(self._right_since)})
+        self._failed_since.clear()
+        self._right_since.clear()
+
+    def hear(self, failed: list[list[Any]], right: list[list[str]]) -> None:
+        """What another worker saw: failures [address, name, number], successes [address, name]."""
+        now = self._app.clock.monotonic()
+        for address, name in right:
+            self.guard.succeeded(address, name)
+        for address, name, number in failed:
+            self.guard.failed(address, name, now, number)
 
     def close(self) -> None:
         """The worker ends."""

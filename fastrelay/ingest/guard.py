@@ -148,7 +148,7 @@ class Guard:
         return before < self.failures <= entry.number
 
     def succeeded(self, address: str, name: str) -> bool:
-        """This user authenticated from this address; True if he never did before."""
+        """This user authenticated from this address; True if never before."""
         new = (address, name) not in self._right
         self._right[address, name] = None
         self._right.move_to_end((address, name))

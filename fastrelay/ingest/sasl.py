@@ -10,7 +10,7 @@ from base64 by the SMTP machine). What comes back is one of
     Malformed   no message of this mechanism
 
 PLAIN is RFC 4616, CRAM-MD5 RFC 2195, SCRAM RFC 5802 and 7677, LOGIN draft-murchison-sasl-login. A user who does not
-exist is given made-up keys by the caller, so that he costs and looks the same. An authorization identity that is not
+exist is given made-up keys by the caller, so that both cost and look the same. An authorization identity that is not
 the user is refused. No channel binding: the flags `n` and `y` are right (we offer no -PLUS), `p` is malformed.
 
 No password and no key is ever part of a repr. Known faults: none.

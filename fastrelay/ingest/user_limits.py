@@ -27,6 +27,7 @@ NO_LIMIT = 2**31 - 1
 
 GONE = b"535 5.7.8 This account was removed or has another password since; authenticate anew\r\n"
 DISABLED = b"525 5.7.13 This account is disabled; ask who runs the relay\r\n"
+UNKNOWN_DAY = b"450 4.7.0 What you sent today is not known yet, try again in a few seconds\r\n"
 NO_SENDER = b"550 5.7.1 You may not send as %b; the relay's operator has a list of the senders of each user\r\n"
 NO_FROM = (
     b"550 5.7.1 You may not send with this From or Sender field; the relay's operator has a list of your senders\r\n"
@@ -144,6 +145,8 @@ class UserLimits:
         most = account.user.recipients_per_day
         if most is not None:
             granted, period = table.cap_claim(day_cell, 1)
+            if not granted and not table.cap_of(day_cell):
+                return UNKNOWN_DAY
             if not granted:
                 return b"450 4.7.0 All %d recipients of this day (UTC) are used; try again tomorrow\r\n" % most
         rate = account.rate

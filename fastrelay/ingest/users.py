@@ -127,7 +127,7 @@ def scrypt(password: str, salt: bytes, ln: int, r: int, p: int, length: int = 32
 
 
 class Account:
-    """A user as the relay needs him; made once for each line."""
+    """A user as the relay needs one; made once for each line."""
 
     __slots__ = ("cram_md5", "hash", "mail", "name", "rate", "scram", "senders", "user")
 
@@ -371,7 +371,7 @@ def parse_line(line: str) -> User | _Key:
     try:
         raw = msgspec.json.decode(line)
     except msgspec.DecodeError:
-        raise ValueError("is not JSON; mend it, or remove the user and add him again") from None
+        raise ValueError("is not JSON; mend it, or remove the user, who may be added again") from None
     try:
         if isinstance(raw, dict) and "made_up_salts" in raw:
             return msgspec.convert(raw, _Key)
@@ -491,7 +491,7 @@ def _line(entry: User | _Key) -> str:
 
 
 def with_user(lines: list[str], user: User) -> list[str]:
-    """The lines with this user, in the place of his old line if he has one."""
+    """The lines with this user, in the place of the old line if there is one."""
     changed = _line(user)
     found = [_name_of(line) == user.name for line in lines]
     if not any(found):
