@@ -45,6 +45,8 @@ from fastrelay.config.load import load_document
 from fastrelay.config.schema import Config, to_builtins
 from fastrelay.doctor.results import Results
 from fastrelay.errors import ConfigError, ConfigProblem, FastrelayError, HostError
+from fastrelay.ingest import auth_keeper
+from fastrelay.ingest.auth_keeper import AuthKeeper
 from fastrelay.limits import durable, governor
 from fastrelay.limits.governor import Governor, SlabCounts
 from fastrelay.metrics import names
@@ -161,7 +163,7 @@ class Supervisor:
             for slot in range(self._slot_count):
                 self._slabs[slot] = Slab(self._path(f"slab.{slot}"), create=True)
                 self._slabs[slot].reset_gauges()  # of an earlier relay; we hold the lock, so nobody writes
-            databases = (*DATABASES, *reports_send.DATABASES, *governor.DATABASES)
+            databases = (*DATABASES, *reports_send.DATABASES, *auth_keeper.DATABASES, *governor.DATABASES)
             store = Environment(self._path("control"), databases, map_bytes=CONTROL_MAP_BYTES)
         except (TableError, SlabError, LmdbError, OSError) as error:
             problem = ConfigProblem(self.config_path, 0, "state_dir", str(error), "make room, or mend it")
@@ -184,6 +186,9 @@ class Supervisor:
         self._told_limits = self.governor.version
         self.tls_reports = reports_send.Reports(self.config, store, self.clock, self.inject, event=self.event)
         self.reporters[reports_send.EVENT] = lambda slot, message: self.tls_reports.counts.report(message)
+        self.auth = AuthKeeper(self.config, self.table, store, self.clock, event=self.event, tell=self._tell_auth_news)
+        cleanup.callback(self.auth.save)
+        self.reporters[auth_keeper.EVENT] = lambda slot, message: self.auth.report(slot.number, message)
         for name in governor.REPORTS:
             self.reporters[name] = lambda slot, message: self.governor.report(message)
 
@@ -342,6 +347,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(GOVERN_SECONDS)
             self.governor.tick()
+            self.auth.tick()
             self._spawn(self.tell_limits())  # a worker that does not answer must not stop the next tick
 
     async def tell_limits(self) -> list[tuple[WorkerSlot, FastrelayError]]:
@@ -354,6 +360,17 @@ class Supervisor:
             if slot.ready.is_set():  # else it is told at its start
                 log.warning("worker %d was not told of changed limits: %s", slot.number, error)
         return failed
+
+    def _tell_auth_news(self, of_slot: int, news: dict[str, Any]) -> None:
+        """What one worker learnt of guessing, to the others; who does not take it is slower to notice, and no more."""
+
+        async def tell(slot: WorkerSlot) -> None:
+            with contextlib.suppress(FastrelayError):
+                await slot.request("auth_news", news, RELOAD_SECONDS)
+
+        for slot in self.slots:
+            if slot.number != of_slot and slot.ready.is_set():
+                self._spawn(tell(slot))
 
     # --- signals ---
 
@@ -427,6 +444,7 @@ class Supervisor:
         """Give the configuration to all workers. Until all have it, the stricter of old and new limits holds."""
         self.config = config
         self.governor.reload(config)
+        self.auth.reload(config)
         self.tls_reports.configure(config)
         self.table.reloading = True
         self._owing_reload = {slot.number for slot in self.slots}

@@ -233,6 +233,10 @@ class Commands:
         self._app.reload(from_builtins(config))
         return {}
 
+    def on_auth_news(self, failed: list[list[Any]], right: list[list[str]]) -> dict[str, Any]:
+        self._app.listener.auth.hear(failed, right)
+        return {}
+
     def on_reopen_logs(self) -> dict[str, Any]:
         if self._app.event_log is not None:
             self._app.event_log.reopen()

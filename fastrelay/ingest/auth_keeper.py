@@ -3,8 +3,8 @@ each user's recipients of the day are counted across restarts.
 
 Workers report failures and new successes once a second. A burst begins when an address, or a user who exists, has had
 `auth.failures` within `auth.failure_window`; it is over when nothing came for so long. Each is one line in the log and
-two events (`auth_guessing`, `auth_guessing_over`) in state/events/relay.jsonl, at most BURSTS at a time: of further ones
-the last event says how many there were. Names of users who do not exist are said nowhere: people type passwords there.
+two events (`auth_guessing`, `auth_guessing_over`) in state/events/relay.jsonl, at most BURSTS at a time; how many more
+there were stands in the next event. Names of users who do not exist are said nowhere: people type passwords there.
 
 The day of `recipients_per_day` is that of UTC. The cap is a cell of the shared table; what is used of it is written to
 state/control every few seconds.
@@ -82,7 +82,7 @@ class AuthKeeper:
         self._looked_at = self._saved_at = float("-inf")
         self._error = ""
         self._bursts: OrderedDict[tuple[str, str], _Burst] = OrderedDict()
-        self._unsaid = 0
+        self._said = self._unsaid = 0  # bursts
         self._saved = {name: _read(value) for name, value in store.items("auth_days")}
         self._limited: dict[bytes, tuple[int, int]] = {}  # user → cell, cap
         self.reload(config)
@@ -141,10 +141,11 @@ class AuthKeeper:
         burst.last = now
         if burst.failures < self._config.failures or burst.said:
             return
-        if sum(one.said for one in self._bursts.values()) >= BURSTS:
-            self._unsaid += 1
+        if self._said >= BURSTS:
+            self._unsaid += burst.failures - number < self._config.failures
             return
         burst.said = True
+        self._said += 1
         kind, name = key
         self._event("auth_guessing", {kind: name, "failures": burst.failures})
         words = f"from {name}" if kind == "address" else f"as user {name}"
@@ -157,6 +158,7 @@ class AuthKeeper:
     def _over(self, key: tuple[str, str], burst: _Burst) -> None:
         if not burst.said:
             return
+        self._said -= 1
         kind, name = key
         more = {"not_said": self._unsaid} if self._unsaid else {}
         self._unsaid = 0
