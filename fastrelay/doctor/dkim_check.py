@@ -154,7 +154,7 @@ def verify(dkim_config: Dkim, key: DkimKey, record: str, wall: float) -> str:
         f"Date: {formatdate(wall)}\r\nMessage-ID: <probe@{key.domain}>\r\n"
     ).encode()
     content = header + b"\r\n" + BODY
-    hashed = body_hash(content, len(header), signer.relaxed_body)
+    hashed = body_hash(content, len(content) - len(BODY), signer.relaxed_body)
     fields = signer.sign(header, hashed, key.domain.encode(), b"", wall)
     published = record.encode("ascii", "replace")
     try:

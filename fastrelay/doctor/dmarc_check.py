@@ -152,7 +152,7 @@ def _spf_words(fits: bool, passes: bool, domain: SenderDomain, policy: Policy) -
     if passes:
         return "SPF aligns"
     if fits:
-        return "SPF would align and does not pass (see spf)"
+        return "SPF would align, and does not pass"
     strict = ", and aspf=s wants the same domain" if policy.aspf == "s" else ""
     return f"SPF does not align (reverse-path in {domain.envelope}{strict})"
 
@@ -161,8 +161,8 @@ def _mend(name: str, dkim: bool, domain: SenderDomain) -> str:
     if not dkim:
         return f"sign mail from {name}: make a key with d={name} and name it in dkim.keys"
     if domain.envelope != name:
-        return f"let compose.reverse_path end in {name} or a domain below it, or mend the SPF record there"
-    return "mend the SPF record (see spf)"
+        return f"let compose.reverse_path end in {name} or a domain below it, or mend its SPF record"
+    return f"do what SPF of {domain.envelope} asks for"
 
 
 async def _reports(look: Look, name: str, walk: Walk, policy: Policy) -> list[Finding]:

@@ -44,8 +44,8 @@ CHECKS: dict[str, tuple[Area, str]] = {
 # Checks that --quick leaves out: they connect to others, or keep the disk busy for a moment.
 SLOW_CHECKS = ("block_lists", "port_25", "disk")
 
-STRING_OCTETS = 255  # a character-string of a TXT record, RFC 1035 section 3.3.14
-SHOWN_OCTETS = 72  # of a long TXT record in one line of the output; more strings make the same record
+SHOWN_LINE = 90  # octets of a record in one line of the output
+SHOWN_OCTETS = 72  # of a long TXT record in one string of the output; several strings make the same record
 RECORD_TTL = 3600
 
 
@@ -68,7 +68,7 @@ class DnsMend(msgspec.Struct, frozen=True, kw_only=True):
         head = f"{self.name}. {RECORD_TTL} IN {self.rdtype}"
         if self.rdtype != "TXT":
             return [f"{head} {self.value}"]
-        if len(self.value) <= SHOWN_OCTETS:
+        if len(head) + len(self.value) <= SHOWN_LINE:
             return [f"{head} {quoted(self.value)}"]
         pieces = [self.value[at : at + SHOWN_OCTETS] for at in range(0, len(self.value), SHOWN_OCTETS)]
         return [f"{head} (", *(f"    {quoted(piece)}" for piece in pieces), ")"]

@@ -5,7 +5,7 @@ since May 2025) are published in Google's "Email sender guidelines", Yahoo's "Se
 "Outlook's new requirements for high-volume senders"; the RFCs are named by number.
 """
 
-BULK_RULES = "rules for bulk senders of Gmail and Yahoo (2024) and Outlook (2025)"
+BULK_RULES = "their rules for bulk senders of 2024 and 2025"
 
 SPF = f"Gmail, Yahoo and Outlook want SPF to pass from bulk senders, and junk or reject mail without it ({BULK_RULES})"
 SPF_PERMERROR = (
