@@ -1,10 +1,15 @@
-"""SMTP listeners of one worker: accepting, who may relay, connection limits, idle deadlines.
+"""SMTP listeners of one worker: accepting, who may relay, TLS, connection limits, idle deadlines.
 
 Every worker has its own socket on each address (SO_REUSEPORT), so the kernel spreads connections. That spread is bad
 for few connections, so a worker above its fair share hands an accepted socket to the least loaded one (balance.py).
 
 Sockets are accepted here rather than by uvloop: libuv accepts and closes silently when descriptors run out, and a
 connection over the limit deserves its 421.
+
+What becomes of an accepted socket, by the listener (`Door`) it came in by: the PROXY header is read where balancers
+speak it (proxy.py), TLS is begun where it is implicit, then the connection greets (ext: ingest.pyx). All of it counts
+as a connection, and each step has a deadline of its own. The worker that keeps a connection does all of this: what is
+handed to another worker is a socket of which nothing was read.
 
 Known faults: none.
 """
@@ -16,14 +21,22 @@ import errno
 import ipaddress
 import logging
 import socket
-from typing import TYPE_CHECKING, cast
+import ssl
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 from fastrelay._core.ingest import Connection
 from fastrelay._core.server import ServerLimits, SmtpServer
+from fastrelay.config.schema import Config, SmtpListener
+from fastrelay.config.security import ListenerAuth, ListenerTls
 from fastrelay.config.sending import Assignment
 from fastrelay.ingest.assign import NOBODY, Assigner
+from fastrelay.ingest.auth import Authenticator, is_loopback
 from fastrelay.ingest.large import LargeContent
+from fastrelay.ingest.proxy import ProxyFault, read_header
 from fastrelay.metrics import names
+from fastrelay.tls.server import SHUTDOWN_SECONDS, ServerTls, handshake_result
 
 if TYPE_CHECKING:
     from fastrelay.app import App
@@ -32,7 +45,37 @@ log = logging.getLogger(__name__)
 
 ACCEPTS_AT_ONCE = 64
 TOO_MANY = b"421 4.3.2 Too many connections, try again later\r\n"
+NOT_HERE = b"421 4.3.2 Reconnect, please\r\n"
+BALANCERS_ONLY = b"554 5.7.1 This port is for load balancers only\r\n"
+NO_TLS_NOW = b"454 4.7.0 TLS is not available any more; reconnect\r\n"
 NETWORKS_CACHED = 4096
+PROXY_LOG_SECONDS = 60.0  # at most one line about balancers in so long
+
+Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """One listener of the configuration, with what was left to us decided."""
+
+    listener: SmtpListener
+    tls: ListenerTls
+    auth: ListenerAuth
+    mail: Assignment | None
+    proxies: Networks
+
+    @classmethod
+    def of(cls, config: Config, listener: SmtpListener) -> Door:
+        return cls(
+            listener,
+            listener.tls or ("none" if config.tls.certificate is None else "starttls"),
+            listener.auth or ("none" if config.auth.users is None else "optional"),
+            listener.mail if listener.mail != NOBODY else None,
+            tuple(ipaddress.ip_network(network) for network in listener.proxy_from),
+        )
+
+
+NO_DOOR = Door(SmtpListener(bind="127.0.0.1:0"), "none", "none", None, ())
 
 
 class Listener:
@@ -42,9 +85,15 @@ class Listener:
         self._app = app
         self._sockets: list[socket.socket] = []
         self.connections: set[Connection] = set()
-        self._opening: set[Connection] = set()
+        self._opening: set[asyncio.Task[None]] = set()  # not greeted yet
+        self._task_of: dict[Connection, asyncio.Task[None]] = {}
+        self._upgrading: set[asyncio.Task[None]] = set()
         self._may_relay_cache: dict[str, bool] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._doors: dict[tuple[str, int], Door] = {}
+        self._proxy_logged_at = float("-inf")
+        self.limits: ServerLimits | None = None
+        self.tls = ServerTls(app)
+        self.auth = Authenticator(app)
         self.configure()
 
     def configure(self) -> None:
@@ -53,6 +102,10 @@ class Listener:
         self._networks = [ipaddress.ip_network(network) for network in config.relay_networks]
         self._may_relay_cache.clear()
         self.most = max(1, config.limits.smtp_connections // self._app.slots)
+        self.tls.configure(config.tls)
+        self.auth.configure()
+        if self.limits is not None and config.tls.certificate is None:
+            self.limits.tls_refusal = NO_TLS_NOW  # for clients that were told of STARTTLS before
         self.limits = ServerLimits(
             message_size=config.limits.message_size_bytes,
             recipients=config.limits.recipients_per_message,
@@ -64,7 +117,8 @@ class Listener:
         self.spill_bytes = min(config.spool.large_message_bytes, 1024 * 1024)
         self.bare_line_ends = config.smtp.bare_line_ends
         self.hostname = config.hostname.encode()
-        self._mail = {one.address: one.mail for one in config.listeners.smtp if one.mail != NOBODY}
+        # A socket that the new configuration does not name listens until the next start, by the rules it began with.
+        self._doors |= {one.address: Door.of(config, one) for one in config.listeners.smtp}
         assigner = Assigner(config)
         self._app.engine.assign = assigner.assign
         self._app.engine.assigned = assigner.by_sender
@@ -154,38 +208,176 @@ class Listener:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if address.startswith("::ffff:"):
             address = address[7:]
+        task = asyncio.get_running_loop().create_task(self._open(sock, address, refusal))
+        self._opening.add(task)
+        task.add_done_callback(partial(self._opened_or_gone, sock))
+
+    def _opened_or_gone(self, sock: socket.socket, task: asyncio.Task[None]) -> None:
+        if task.cancelled():
+            sock.close()  # it may never have begun
+        if task in self._opening:  # it never greeted
+            self._opening.discard(task)
+            self._app.balance.publish()
+        if not task.cancelled() and task.exception() is not None:
+            self._app.count_error("ingest")
+            log.error("a connection could not be opened; please report this", exc_info=task.exception())
+
+    async def _open(self, sock: socket.socket, address: str, refusal: bytes | None) -> None:
+        """From an accepted socket to the greeting."""
+        try:
+            door = self.door_of(sock.getsockname())
+            client: str | None = address
+            if door is None:
+                door, refusal = NO_DOOR, NOT_HERE
+            elif door.proxies:
+                if self._is_balancer(door, address):
+                    client = (await read_header(sock)).client
+                elif door.tls == "implicit":
+                    self._app.count_refusal("proxy")
+                    sock.close()
+                    return
+                else:
+                    refusal = BALANCERS_ONLY
+            await self._greet(sock, door, address, client, refusal)
+        except ProxyFault as fault:
+            self._bad_proxy(address, str(fault))
+            sock.close()
+        except TimeoutError:
+            self._bad_proxy(address, "its PROXY header did not come in time")
+            sock.close()
+        except BaseException as error:
+            sock.close()
+            if not isinstance(error, OSError):
+                raise
+
+    async def _greet(
+        self, sock: socket.socket, door: Door, peer: str, client: str | None, refusal: bytes | None
+    ) -> None:
+        """`client` None: a balancer at `peer` does not say whom it comes for, which proves no right to relay."""
         server = SmtpServer(
             self.hostname,
-            self.limits,
-            may_relay=self.may_relay(address),
+            self.limits,  # type: ignore[arg-type]
+            may_relay=client is not None and self.may_relay(client),
             spill_bytes=self.spill_bytes,
             bare_line_ends=self.bare_line_ends,
         )
-        mail = self.mail_of(sock.getsockname()) if self._mail else None
-        connection = Connection(server, self._app.engine, self, address.encode(), refusal, mail)
-        self._opening.add(connection)
-        task = asyncio.get_running_loop().create_task(self._start(connection, sock))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _start(self, connection: Connection, sock: socket.socket) -> None:
+        loopback = is_loopback(peer) and (client is None or is_loopback(client)) if door.auth != "none" else False
+        connection = Connection(
+            server, self._app.engine, self, (client or peer).encode(), refusal, door.mail, door, loopback
+        )
+        if door.tls != "none" or door.auth != "none":
+            server.tls = door.tls == "implicit"
+            server.offer_starttls = door.tls == "starttls" and self.tls.context is not None
+            server.auth_required = door.auth == "required"
+            self._offer_auth(connection)
+        self._task_of[connection] = cast("asyncio.Task[None]", asyncio.current_task())
         try:
-            await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: cast(asyncio.BaseProtocol, connection), sock
-            )
-        except OSError:
-            sock.close()
+            await self._connect(sock, connection)
         finally:
-            if connection in self._opening:
-                self._opening.discard(connection)
-                self._app.balance.publish()
+            self._task_of.pop(connection, None)
 
-    def mail_of(self, local: tuple[str, int]) -> Assignment | None:
-        """What the listener gives to mail that comes in at a local address: its own listener's before one of all
-        addresses. (The worker that accepted a connection may have handed it over; the address comes along.)"""
+    async def _connect(self, sock: socket.socket, connection: Connection) -> None:
+        """To a transport, over TLS if that is implicit."""
+        loop = asyncio.get_running_loop()
+        if not connection.server.tls:
+            await loop.connect_accepted_socket(lambda: cast(asyncio.BaseProtocol, connection), sock)
+            return
+        if connection.refusal is not None or self.tls.context is None:  # no handshake for that
+            self._app.count_refusal("connections")
+            sock.close()
+            return
+        error: BaseException | None = ConnectionResetError()
+        try:
+            await loop.connect_accepted_socket(
+                lambda: cast(asyncio.BaseProtocol, connection),
+                sock,
+                ssl=self.tls.context,
+                ssl_handshake_timeout=self._app.config.tls.handshake_timeout_seconds,
+                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+            )
+            if connection.tls_version is not None:  # else the client went in the middle, and uvloop calls it a success
+                error = None
+        except OSError as failure:
+            error = failure
+        finally:
+            self._count_handshake(connection, error)
+
+    def upgrade(self, connection: Connection) -> None:
+        """The connection answered STARTTLS: now the handshake. Reading is paused since before the answer."""
+        task = asyncio.get_running_loop().create_task(self._upgrade(connection))
+        self._upgrading.add(task)
+        task.add_done_callback(self._upgraded)
+
+    def _upgraded(self, task: asyncio.Task[None]) -> None:
+        self._upgrading.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._app.count_error("ingest")
+            log.error("an upgrade to TLS broke; please report this", exc_info=task.exception())
+
+    async def _upgrade(self, connection: Connection) -> None:
+        plain = cast(asyncio.WriteTransport, connection.transport)
+        error: BaseException | None = ConnectionResetError()
+        secured: Any = None
+        try:
+            if plain.is_closing():
+                raise ConnectionResetError
+            secured = await asyncio.get_running_loop().start_tls(
+                plain,
+                cast(asyncio.BaseProtocol, connection),
+                cast(ssl.SSLContext, self.tls.context),
+                server_side=True,
+                ssl_handshake_timeout=self._app.config.tls.handshake_timeout_seconds,
+                ssl_shutdown_timeout=SHUTDOWN_SECONDS,
+            )
+            if not connection.closed and secured.get_extra_info("ssl_object") is not None:
+                error = None
+        except OSError as failure:
+            error = failure
+        finally:
+            if error is not None:
+                plain.abort()
+                connection.connection_lost(error)  # uvloop does not tell in each case
+        if error is None:
+            connection.tls_started(secured)
+        self._count_handshake(connection, error)
+
+    def _count_handshake(self, connection: Connection, error: BaseException | None) -> None:
+        version = connection.tls_version or "none"
+        self._app.meters.count(names.SMTP_TLS_HANDSHAKES, result=handshake_result(error), version=version)
+
+    def secured(self, connection: Connection) -> None:
+        """STARTTLS succeeded; what is offered under TLS may be more."""
+        connection.server.tls = True
+        self._offer_auth(connection)
+
+    def _offer_auth(self, connection: Connection) -> None:
+        door, server = connection.door, connection.server
+        if door.auth == "none":
+            return
+        server.offer_auth = self.auth.offer(door.listener, server.tls, connection.loopback)
+        server.auth_needs_tls = server.offer_auth is None and server.offer_starttls
+
+    def _is_balancer(self, door: Door, address: str) -> bool:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+        return any(ip.version == network.version and ip in network for network in door.proxies)
+
+    def _bad_proxy(self, address: str, why: str) -> None:
+        self._app.count_refusal("proxy")
+        now = self._app.clock.monotonic()
+        if now - self._proxy_logged_at >= PROXY_LOG_SECONDS:
+            self._proxy_logged_at = now
+            log.warning("a connection of the load balancer %s was refused: %s (is send-proxy on?)", address, why)
+
+    def door_of(self, local: tuple[Any, ...]) -> Door | None:
+        """By which listener a connection with this local address came in: its own listener before one of all
+        addresses. (The worker that accepted a connection may have handed it over; the address comes along. None: that
+        worker began with other listeners than this one, which was started again after a reload.)"""
         address, port = local[:2]
+        if address.startswith("::ffff:"):
+            address = address[7:]
         everywhere = "::" if ":" in address else "0.0.0.0"
-        return next((mail for at in (address, everywhere) if (mail := self._mail.get((at, port))) is not None), None)
+        keys = [(address, port), (everywhere, port), (address, 0), (everywhere, 0)]  # 0: the system chose one
+        return next((self._doors[key] for key in keys if key in self._doors), None)
 
     def may_relay(self, address: str) -> bool:
         """Whether a client at this address may relay without authentication."""
@@ -199,7 +391,9 @@ class Listener:
         return known
 
     def opened(self, connection: Connection) -> None:
-        self._opening.discard(connection)
+        task = self._task_of.get(connection)
+        if task is not None:
+            self._opening.discard(task)
         self.connections.add(connection)
         self._app.balance.publish()
         self._app.meters.count(names.SMTP_SESSIONS)
@@ -229,10 +423,14 @@ class Listener:
         """Idle deadlines; about once a second."""
         for connection in list(self.connections):
             connection.tick(now)
+        self.tls.look(now)
+        self.auth.tick(now)
 
     def shut_idle(self, now: float) -> int:
         """421 to every connection without a message in hand; gives how many are still busy."""
         busy = 0
+        for task in self._opening:
+            task.cancel()
         for connection in list(self.connections):
             if connection.busy:
                 busy += 1
@@ -244,6 +442,11 @@ class Listener:
 # How a refusal is counted: by the start of its reply, the first that fits.
 REFUSALS = (
     (b"550 5.7.1", "relay_denied"),
+    (b"554 5.7.1 This port", "proxy"),
+    (b"53", "auth"),
+    (b"504 5.5.4", "auth"),
+    (b"454 4.7.0", "auth"),
+    (b"525", "auth"),
     (b"552 5.3.4", "size"),
     (b"452 4.5.3", "recipients"),
     (b"421 4.3.2", "connections"),

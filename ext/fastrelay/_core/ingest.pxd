@@ -8,7 +8,7 @@ cdef class Connection:
     cdef readonly Engine engine
     cdef readonly object listener, transport
     cdef readonly bytes client
-    cdef bytes refusal
+    cdef readonly bytes refusal
     cdef public object large
     cdef readonly object door       # the listener that it came in by (ingest/listener.py), or None
     cdef public object mail         # what its mail is assigned (ingest/assign.py), or None

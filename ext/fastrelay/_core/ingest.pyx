@@ -154,7 +154,7 @@ cdef class Connection:
             elif event == SERVER_AUTH_RESPONSE:
                 self.listener.auth.go_on(self, self.server.auth_octets)
             elif event == SERVER_AUTH_CANCEL:
-                self.listener.auth.forget(self)
+                self.listener.auth.cancel(self)
             else:
                 self.closing = True
 
@@ -249,6 +249,7 @@ cdef class Connection:
         self.transport = transport
         self.upgrading = self.reading_paused = self.writing_paused = False
         self._note_tls()
+        self.listener.secured(self)
         self.server.tls_started(now)
         self.pump(now)
 

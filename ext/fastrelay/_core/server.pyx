@@ -271,7 +271,8 @@ cdef class SmtpServer:
         return self._go_on(now)
 
     cpdef int auth_done(self, bytes user, bytes reply, double now) except -1:
-        """AUTH is over: `user` is who the client is now, None if that failed; `reply` is one whole line or more."""
+        """AUTH is over: `user` is who the client is now, None if that failed; `reply` is one whole line or more, and
+        421 closes."""
         if self._phase == CLOSED:
             return 0
         if self._phase != JUDGED:
@@ -280,7 +281,9 @@ cdef class SmtpServer:
         self.auth_octets = None
         self._phase = COMMAND
         self.user = user
-        if user is None and reply.startswith(b"5"):
+        if user is None and reply.startswith(b"421"):
+            self._close(reply)
+        elif user is None and reply.startswith(b"5"):
             self._fault(reply)
         else:
             self._say(reply)

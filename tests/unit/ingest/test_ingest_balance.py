@@ -29,6 +29,7 @@ def test_connections_to_one_worker_are_shared_with_the_other(tmp_path: Path) -> 
     async def work() -> None:
         one = WorkerBox(tmp_path, [], slot=0, slots=2)
         two = WorkerBox(tmp_path, [], clock=one.clock, slot=1, slots=2)
+        two.app.listener._doors |= one.app.listener._doors  # as in one relay
         async with one, two:
             clients = [await greeted(one) for _ in range(10)]
             shared = loads(one, two)
