@@ -21,6 +21,7 @@ import contextlib
 import logging
 import os
 import signal
+import ssl
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -55,6 +56,8 @@ from fastrelay.metrics.facts import add_relay
 from fastrelay.metrics.server import MetricsServer
 from fastrelay.spool.eventlog import EventLog
 from fastrelay.tls import reports_send
+from fastrelay.tls.supervise import DATABASES as STS_DATABASES
+from fastrelay.tls.supervise import MtaSts
 
 log = logging.getLogger("fastrelay")
 
@@ -72,6 +75,7 @@ class Supervisor:
 
     worker_command   what a worker is; the channel's descriptor is in its environment (admin/child.py)
     restart_seconds  the first delay before a worker is started again
+    sts_https        TLS and port of the HTTPS that MTA-STS policies are fetched by (tls/fetch.py), for tests
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Supervisor:
         worker_command: Sequence[str] = WORKER_COMMAND,
         clock: Clock | None = None,
         restart_seconds: float = RESTART_FIRST_SECONDS,
+        sts_https: tuple[ssl.SSLContext | None, int] = (None, 443),
     ) -> None:
         self.config = config
         self.config_path = config_path
@@ -92,6 +97,8 @@ class Supervisor:
         self.suspensions: Suspensions
         self.governor: Governor
         self.tls_reports: reports_send.Reports
+        self.mta_sts: MtaSts
+        self._sts_https = sts_https
         self.metrics: MetricsServer | None = None
         self._lock = lock
         self._worker_command = worker_command
@@ -144,6 +151,7 @@ class Supervisor:
             finally:
                 await self._end_workers()
                 await self.tls_reports.close()
+                await self.mta_sts.close()
                 await control.close()
                 if self.metrics is not None:
                     await self.metrics.close()
@@ -163,7 +171,13 @@ class Supervisor:
             for slot in range(self._slot_count):
                 self._slabs[slot] = Slab(self._path(f"slab.{slot}"), create=True)
                 self._slabs[slot].reset_gauges()  # of an earlier relay; we hold the lock, so nobody writes
-            databases = (*DATABASES, *reports_send.DATABASES, *auth_keeper.DATABASES, *governor.DATABASES)
+            databases = (
+                *DATABASES,
+                *reports_send.DATABASES,
+                *STS_DATABASES,
+                *auth_keeper.DATABASES,
+                *governor.DATABASES,
+            )
             store = Environment(self._path("control"), databases, map_bytes=CONTROL_MAP_BYTES)
         except (TableError, SlabError, LmdbError, OSError) as error:
             problem = ConfigProblem(self.config_path, 0, "state_dir", str(error), "make room, or mend it")
@@ -189,6 +203,9 @@ class Supervisor:
         self.auth = AuthKeeper(self.config, self.table, store, self.clock, event=self.event, tell=self._tell_auth_news)
         cleanup.callback(self.auth.save)
         self.reporters[auth_keeper.EVENT] = lambda slot, message: self.auth.report(slot.number, message)
+        context, port = self._sts_https
+        self.mta_sts = MtaSts(self.config, store, self.clock, self.slots, self.event, context=context, port=port)
+        self.reporters["mta_sts"] = self.mta_sts.asked
         for name in governor.REPORTS:
             self.reporters[name] = lambda slot, message: self.governor.report(message)
 
@@ -233,6 +250,7 @@ class Supervisor:
         self._spawn(self._keep_relay_log())
         self._spawn(self._govern())
         self._spawn(self.tls_reports.run())
+        self._spawn(self.mta_sts.run())
 
     async def _wait_until_ready(self) -> None:
         """Until every worker was ready once, or a stop is asked for. Raises StartFailed."""
@@ -285,12 +303,14 @@ class Supervisor:
             "slab": self._path(f"slab.{slot}"),
             "suspensions": self.suspensions.listed,
             "limits": self.governor.told(),
+            "mta_sts": self.mta_sts.start(slot),
             "orphans": self._orphans.get(slot, []),
             "boot_id": self.clock.boot_id(),
         }
 
     def on_ready(self, slot: WorkerSlot) -> None:
         log.info("worker %d is ready (pid %s)", slot.number, slot.pid)
+        self.mta_sts.ready(slot)
         if self.state in ("starting", "running"):
             self._spawn(self._catch_up(slot))
 
@@ -446,6 +466,7 @@ class Supervisor:
         self.governor.reload(config)
         self.auth.reload(config)
         self.tls_reports.configure(config)
+        self.mta_sts.configure(config)
         self.table.reloading = True
         self._owing_reload = {slot.number for slot in self.slots}
         failed = dict(await self._tell_all("reload", {"config": to_builtins(config)}))
@@ -593,6 +614,7 @@ class Supervisor:
         facts.set(names.BUILD_INFO, 1, __version__)
         add_relay(facts, self)
         self.doctor_results.add_to(facts)
+        self.mta_sts.add_facts(facts)
         return facts
 
 

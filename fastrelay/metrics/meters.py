@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from fastrelay._core.slab import Slab
@@ -25,6 +26,7 @@ class Meters:
         self._refreshed_at: float | None = None
         self._connections_set: set[int] = set()
         self._waiting_set: set[int] = set()
+        self._tls_set: set[int] = set()
         self._log_failures = 0
         for metric, label, values in names.FROM_THE_START:  # an alert on an increase must see the 0 before it
             for value in values:
@@ -61,6 +63,7 @@ class Meters:
             set_(self.entry(names.QUEUE_OLDEST_SECONDS), 0 if oldest is None else max(0.0, now - oldest / 1000))
             set_(self.entry(names.INDEX_BYTES), app.index.memory_bytes())
             self._waiting(app, now)
+            self._tls_sites(app)
             self._spool_gauges(app)
         self._ticks += 1
         self._lag(now)
@@ -92,6 +95,14 @@ class Meters:
             self.slab.set(entry, n)
             fresh.add(entry)
         self._waiting_set = self._zero(self._waiting_set, fresh)
+
+    def _tls_sites(self, app: App) -> None:
+        """Sites by what decides over their connections."""
+        counts = Counter(site.tls.kind for site in app.board.sites.values() if site.tls is not None)
+        fresh = {self.entry(names.TLS_SITES, policy=kind): n for kind, n in counts.items()}
+        for entry, n in fresh.items():
+            self.slab.set(entry, n)
+        self._tls_set = self._zero(self._tls_set, set(fresh))
 
     def _zero(self, before: set[int], fresh: set[int]) -> set[int]:
         """Gauges that were set and have no value now; gives those that have one."""

@@ -9,6 +9,7 @@ import pytest
 from fastrelay._core.slab import Slab
 from fastrelay.metrics import names
 from fastrelay.metrics.meters import Meters
+from fastrelay.tls.policy import OPPORTUNISTIC
 
 
 class Worker:
@@ -34,7 +35,7 @@ class Worker:
     def sites(self) -> dict[int, Any]:
         rows = enumerate(self.waiting)
         return {
-            at: SimpleNamespace(provider=provider, reason=reason, ready=lambda n=n: n)
+            at: SimpleNamespace(provider=provider, reason=reason, ready=lambda n=n: n, tls=OPPORTUNISTIC)
             for at, (provider, reason, n) in rows
         }
 
