@@ -44,6 +44,7 @@ from fastrelay.clock import Clock, RealClock, iso_utc
 from fastrelay.config.checks import check_host, require_host
 from fastrelay.config.load import load_document
 from fastrelay.config.schema import Config, to_builtins
+from fastrelay.dkim.uses import KeyUses
 from fastrelay.doctor.results import Results
 from fastrelay.errors import ConfigError, ConfigProblem, FastrelayError, HostError
 from fastrelay.ingest import auth_keeper
@@ -109,6 +110,7 @@ class Supervisor:
         self._notifier = Notifier()
         self.relay_log: EventLog | None = None
         self.doctor_results = Results()
+        self.key_uses = KeyUses(self._state_dir, self.clock)
         self._events = 0
         self._slabs: dict[int, Slab] = {}
         self._orphans = orphans(self._state_dir, self._slot_count)
@@ -250,6 +252,7 @@ class Supervisor:
         self._spawn(self._keep_relay_log())
         self._spawn(self._govern())
         self._spawn(self.tls_reports.run())
+        self._spawn(self.key_uses.keep(lambda: self.config.dkim))
         self._spawn(self.mta_sts.run())
 
     async def _wait_until_ready(self) -> None:
@@ -462,10 +465,11 @@ class Supervisor:
 
     async def _take_over(self, config: Config) -> None:
         """Give the configuration to all workers. Until all have it, the stricter of old and new limits holds."""
-        self.config = config
+        old, self.config = self.config, config
         self.governor.reload(config)
         self.auth.reload(config)
         self.tls_reports.configure(config)
+        self.key_uses.note(old.dkim, config.dkim)
         self.mta_sts.configure(config)
         self.table.reloading = True
         self._owing_reload = {slot.number for slot in self.slots}

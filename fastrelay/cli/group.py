@@ -142,6 +142,7 @@ COMMANDS = {
     "plan": ("fastrelay.cli.plan:plan", "Forecast when a campaign will be out, and what holds it back."),
     "sim": ("fastrelay.cli.sim:sim", "Run your configuration against simulated providers, in simulated time."),
     "user": ("fastrelay.cli.user:user", "Users who may authenticate: add, change, remove, list."),
+    "dkim": ("fastrelay.cli.dkim:dkim", "DKIM keys: make them, publish them, check them."),
     "doctor": ("fastrelay.cli.doctor:doctor", "Find what would land mail in spam, and the exact mend."),
     "send": ("fastrelay.cli.send:send", "Send one test message and show the dialogue."),
     "demo": ("fastrelay.cli.demo:demo", "Relay a campaign to an internet in a box."),

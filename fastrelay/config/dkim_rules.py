@@ -20,13 +20,18 @@ _SELECTOR = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z
 _NEVER_SIGNED = {"received", "return-path", "dkim-signature", "bcc", "resent-bcc", "authentication-results"}
 
 
+def selector_fault(selector: str) -> bool:
+    """Whether this cannot be a selector: labels of letters, digits and hyphens (RFC 6376 section 3.1)."""
+    return not _SELECTOR.fullmatch(selector) or max(map(len, selector.split("."))) > 63
+
+
 def _dkim_keys(config: Config, rules: Rules) -> None:
     if not rules.sound("dkim.keys"):
         return
     taken: dict[tuple[str, str], int] = {}
     for index, key in enumerate(config.dkim.keys):
         path = f"dkim.keys[{index}]"
-        if not _SELECTOR.fullmatch(key.selector) or max(map(len, key.selector.split("."))) > 63:
+        if selector_fault(key.selector):
             rules.problem(
                 f"{path}.selector",
                 f"{key.selector!r} cannot stand in the DNS as a selector",
