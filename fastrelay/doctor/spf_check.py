@@ -83,7 +83,8 @@ def _failing(name: str, records: list[str], judged: Judged) -> Finding:
                 "; then replace includes by the addresses behind them, so that the rest of the record counts as well"
             )
     else:
-        found = f"{_addresses(judged)} does not pass: {first.outcome}, by {first.words}"
+        verb = "does" if len(judged) == 1 else "do"
+        found = f"{_addresses(judged)} {verb} not pass: {first.outcome}, by {first.words}"
         mend = "publish this record in place of the one that is there"
     made = mended(name, records, [sender.address for sender, _ in judged])
     return Finding(check="spf", subject=name, severity="error", found=found, why=why, mend=mend, records=tuple(made))
@@ -94,8 +95,7 @@ def _advice(name: str, records: list[str], judged: Judged) -> list[Finding]:
     found = []
     terms = records[0].lower().split() if records else []
     if "+all" in terms or "all" in terms:
-        closed = " ".join("~all" if word.lower() in ("+all", "all") else word for word in records[0].split())
-        record = DnsMend(name=name, rdtype="TXT", value=closed, replaces=(records[0],))
+        by_all = [sender.address for sender, result in judged if result.term.lower() in ("+all", "all")]
         found.append(
             Finding(
                 check="spf",
@@ -104,7 +104,7 @@ def _advice(name: str, records: list[str], judged: Judged) -> list[Finding]:
                 found="the record ends in +all",
                 why=reasons.SPF_OPEN,
                 mend="publish this record, once every host that sends for the domain is in it",
-                records=(record,),
+                records=tuple(mended(name, records, by_all)),
             )
         )
     lookups = max(result.lookups for _, result in judged)
