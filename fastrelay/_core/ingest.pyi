@@ -1,4 +1,5 @@
 from asyncio import Transport
+from collections.abc import Callable
 from typing import Any
 
 from fastrelay._core.engine import Engine
@@ -12,6 +13,7 @@ class Connection:
     large: Any
     mail: Any
     user: bytes | None
+    verify_header: Callable[[bytes], bytes | None] | None
     tls_version: str | None
     tls_cipher: str | None
     loopback: bool

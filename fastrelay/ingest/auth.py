@@ -302,6 +302,7 @@ class Authenticator:
         self._drop(attempt)
         attempt.failures = 0
         connection.server.verify_recipient = login.verify_recipient
+        connection.verify_header = login.verify_header
         connection.auth_done(login, SUCCESS)
 
     def _mail(self, listener: Assignment | None, own: Assignment) -> Assignment:

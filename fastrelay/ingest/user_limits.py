@@ -74,11 +74,6 @@ class Login:
             return None
         return self._limits.take(account, self.cell, self.day_cell)
 
-    @property
-    def checks_header(self) -> bool:
-        """Whether verify_header may refuse anything."""
-        return self._account is not None and self._account.senders is not None
-
     def verify_header(self, header: bytes) -> bytes | None:
         """Of a message: whom its From and Sender fields name."""
         account = self._account
@@ -118,6 +113,7 @@ class UserLimits:
 
     def login(self, connection: Any, account: Account, mail: Assignment) -> Login | bytes:
         """The login of a connection, or the reply that refuses it: too many are open already."""
+        self.left(connection)  # who was somebody before STARTTLS
         most = account.user.connections or NO_LIMIT
         cell = self.cell(b"user-connections:", account)
         if not self._app.table.acquire(cell, self._app.slot, most):

@@ -168,6 +168,8 @@ cdef class Connection:
     cdef int _first_chunk(self, bytes chunk) except -1:
         """The first chunk has the whole header: fields that are for us are taken out here."""
         cdef Envelope envelope = self.server.envelope
+        if self.verify_header is not None:
+            self.header_refusal = self.verify_header(chunk[:envelope.header_length])
         self.large.names = header = self.engine.accept_edit(envelope) if self.engine.accept_edit is not None else None
         if header is not None:
             chunk = <bytes> header[1] + chunk[envelope.header_length:]
@@ -187,6 +189,11 @@ cdef class Connection:
         cdef bytes refusal
         cdef Envelope envelope = self.server.envelope
         envelope.event_part = self.event_part
+        if self.verify_header is not None:
+            refusal = self._header_verified(envelope)
+            if refusal is not None:
+                self.server.answer(refusal, now)
+                return 0
         if self.large is not None:
             self.waiting = True
             self.large.finish(envelope)
@@ -197,6 +204,18 @@ cdef class Connection:
         else:
             self.waiting = True
         return 0
+
+    cdef bytes _header_verified(self, Envelope envelope):
+        """None, or the reply that refuses the message for its header; a large content was looked at as it began."""
+        cdef bytes refusal
+        if self.large is None:
+            return self.verify_header(envelope.content[:envelope.header_length])
+        refusal = self.header_refusal
+        self.header_refusal = None
+        if refusal is not None:
+            self.large.abort()
+            self.large = None
+        return refusal
 
     def large_written(self, envelope, error):
         """The content that was streamed to a file is written (not yet synced): now it is accepted like any other."""
