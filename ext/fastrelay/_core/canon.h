@@ -25,29 +25,11 @@ static inline int fr_is_wsp(unsigned char octet)
 
 /* Copies from p to out until the first white space that relaxed changes, or until fewer than 17 octets are left; with
  * `folds`, also until a CR or LF. May write up to 16 octets beyond what it gives back as copied, but never more than
- * `end - p` in all. */
-static inline size_t fr_copy_plain(const unsigned char *p, const unsigned char *end, unsigned char *out, int folds)
+ * `end - p` in all. Both do the same; the portable one is always compiled so that tests can hold it to that. */
+static inline size_t fr_copy_plain_portable(const unsigned char *p, const unsigned char *end, unsigned char *out,
+                                            int folds)
 {
     const unsigned char *from = p;
-#ifdef FR_SSE2
-    const __m128i space = _mm_set1_epi8(' '), tab = _mm_set1_epi8('\t'), cr = _mm_set1_epi8('\r');
-    while (end - p >= 17) {
-        __m128i here = _mm_loadu_si128((const __m128i *)p);
-        __m128i next = _mm_loadu_si128((const __m128i *)(p + 1));
-        __m128i tabs = _mm_cmpeq_epi8(here, tab);
-        __m128i odd = _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(next, space), _mm_cmpeq_epi8(next, tab)),
-                                   _mm_cmpeq_epi8(next, cr));
-        odd = _mm_or_si128(tabs, _mm_and_si128(_mm_cmpeq_epi8(here, space), odd));
-        if (folds)
-            odd = _mm_or_si128(odd, _mm_or_si128(_mm_cmpeq_epi8(here, cr), _mm_cmpeq_epi8(here, _mm_set1_epi8('\n'))));
-        unsigned mask = (unsigned)_mm_movemask_epi8(odd);
-        _mm_storeu_si128((__m128i *)out, here);
-        if (mask)
-            return (size_t)(p - from) + (size_t)__builtin_ctz(mask);
-        p += 16;
-        out += 16;
-    }
-#else
     while (end - p >= 17) {
         uint64_t here, next, odd;
         memcpy(&here, p, 8);
@@ -67,9 +49,35 @@ static inline size_t fr_copy_plain(const unsigned char *p, const unsigned char *
         p += 8;
         out += 8;
     }
-#endif
     return (size_t)(p - from);
 }
+
+#ifdef FR_SSE2
+static inline size_t fr_copy_plain(const unsigned char *p, const unsigned char *end, unsigned char *out, int folds)
+{
+    const unsigned char *from = p;
+    const __m128i space = _mm_set1_epi8(' '), tab = _mm_set1_epi8('\t');
+    const __m128i cr = _mm_set1_epi8('\r'), lf = _mm_set1_epi8('\n');
+    while (end - p >= 17) {
+        __m128i here = _mm_loadu_si128((const __m128i *)p);
+        __m128i next = _mm_loadu_si128((const __m128i *)(p + 1));
+        __m128i odd = _mm_or_si128(_mm_or_si128(_mm_cmpeq_epi8(next, space), _mm_cmpeq_epi8(next, tab)),
+                                   _mm_cmpeq_epi8(next, cr));
+        odd = _mm_or_si128(_mm_cmpeq_epi8(here, tab), _mm_and_si128(_mm_cmpeq_epi8(here, space), odd));
+        if (folds)
+            odd = _mm_or_si128(odd, _mm_or_si128(_mm_cmpeq_epi8(here, cr), _mm_cmpeq_epi8(here, lf)));
+        unsigned mask = (unsigned)_mm_movemask_epi8(odd);
+        _mm_storeu_si128((__m128i *)out, here);
+        if (mask)
+            return (size_t)(p - from) + (size_t)__builtin_ctz(mask);
+        p += 16;
+        out += 16;
+    }
+    return (size_t)(p - from);
+}
+#else
+#define fr_copy_plain fr_copy_plain_portable
+#endif
 
 /* One chunk of a body in relaxed form, aside from the empty lines at its end. `out` has room for n + 2 octets.
  * A CR at the end of the chunk is kept back, as is white space. */

@@ -6,6 +6,8 @@ cdef extern from "canon.h" nogil:
     ctypedef struct fr_squeeze:
         int wsp
         int cr
+    size_t fr_copy_plain(const unsigned char* p, const unsigned char* end, unsigned char* out, int folds)
+    size_t fr_copy_plain_portable(const unsigned char* p, const unsigned char* end, unsigned char* out, int folds)
     size_t fr_squeeze_body(fr_squeeze* state, const unsigned char* p, size_t n, unsigned char* out)
     size_t fr_relaxed_field(
         const unsigned char* name, size_t name_length, const unsigned char* value, size_t value_length,

@@ -129,6 +129,16 @@ cdef class BodyHash:
         return self._digest
 
 
+def _plain(bytes octets, bint folds, bint portable):
+    """What one step copies of octets: for tests, which hold the portable step against the other."""
+    cdef const unsigned char* p = <const unsigned char*>PyBytes_AS_STRING(octets)
+    cdef Py_ssize_t n = PyBytes_GET_SIZE(octets)
+    cdef bytes out = PyBytes_FromStringAndSize(NULL, n)
+    cdef unsigned char* into = <unsigned char*>PyBytes_AS_STRING(out)
+    cdef size_t copied = (fr_copy_plain_portable if portable else fr_copy_plain)(p, p + n, into, folds)
+    return out[:<Py_ssize_t>copied]
+
+
 cpdef bytes body_hash(bytes content, Py_ssize_t header_length, bint relaxed):
     """SHA-256 of the body of a content in canonical form, 32 octets. `header_length`: with the empty line."""
     cdef Py_ssize_t n = PyBytes_GET_SIZE(content) - header_length
