@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,10 @@ class Clinic:
         """Those that are neither good nor a note."""
         return [one for one in self.look(*only, **wish) if one.severity not in ("ok", "note")]
 
+    def follow(self, records: Iterable[DnsMend]) -> None:
+        """Publish what is printed."""
+        follow(self.zone, records)
+
     def mend(self, check: str, rounds: int = 4) -> int:
         """Publish what is printed until nothing bad is left; how many rounds that took."""
         for number in range(rounds):
@@ -164,5 +168,5 @@ def txt() -> Callable[[Zone, str, str], None]:
 
 
 @pytest.fixture
-def resolver() -> Iterator[type[ZoneResolver]]:
-    yield ZoneResolver
+def resolver() -> type[ZoneResolver]:
+    return ZoneResolver

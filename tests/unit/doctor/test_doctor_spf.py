@@ -2,7 +2,7 @@
 
 import asyncio
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import dns.rdata
@@ -179,7 +179,7 @@ TERM = st.sampled_from(
 
 
 @pytest.fixture
-def pyspf(zone: Zone, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], str]]:
+def pyspf(zone: Zone, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     """pyspf's outcome for an address, its look-ups answered from the zone."""
 
     def look_up(name: str, rdtype: str, strict: object = True, timeout: float = 0) -> list[Any]:
@@ -199,7 +199,7 @@ def pyspf(zone: Zone, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str
         query = oracle.query(ip, "strong-bad@example.com", "mta.example.com", querytime=0)
         return str(query.check()[0])
 
-    yield judged
+    return judged
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=300)
