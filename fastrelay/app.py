@@ -23,6 +23,7 @@ from fastrelay.clock import Clock
 from fastrelay.config.schema import Config
 from fastrelay.deliver.connections import Connections
 from fastrelay.deliver.hosts import DeadHosts
+from fastrelay.deliver.login import Logins
 from fastrelay.deliver.source import Source
 from fastrelay.ingest.balance import Balance
 from fastrelay.ingest.headers import HeaderNames
@@ -150,6 +151,7 @@ class App:
             rset=waits.rset_seconds,
             quit=waits.quit_seconds,
         )
+        self.logins = Logins(config)
         headers = HeaderNames(config.headers)
         self.engine.accept_edit = headers.edit
         self.engine.set_field_names(headers.names)

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from enum import IntEnum
+from typing import Protocol
 
 from fastrelay._core.reply import Reply
 from fastrelay._core.transaction import Capabilities as Capabilities
@@ -12,15 +13,18 @@ class State(IntEnum):
     STATE_GREETING = 0
     STATE_EHLO = 1
     STATE_HELO = 2
-    STATE_READY = 3
-    STATE_MAIL = 4
-    STATE_RCPT = 5
-    STATE_DATA = 6
-    STATE_BODY = 7
-    STATE_FINAL = 8
-    STATE_RESET = 9
-    STATE_QUIT = 10
-    STATE_CLOSED = 11
+    STATE_STARTTLS = 3
+    STATE_HANDSHAKE = 4
+    STATE_AUTH = 5
+    STATE_READY = 6
+    STATE_MAIL = 7
+    STATE_RCPT = 8
+    STATE_DATA = 9
+    STATE_BODY = 10
+    STATE_FINAL = 11
+    STATE_RESET = 12
+    STATE_QUIT = 13
+    STATE_CLOSED = 14
 
 class Event(IntEnum):
     EVENT_NONE = 0
@@ -29,6 +33,17 @@ class Event(IntEnum):
     EVENT_READY = 3
     EVENT_NEED_BODY = 4
     EVENT_CLOSING = 5
+    EVENT_STARTTLS = 6
+
+class Tls(IntEnum):
+    TLS_NONE = 0
+    TLS_OFFERED = 1
+    TLS_REQUIRED = 2
+    TLS_IMPLICIT = 3
+
+class Login(Protocol):
+    def begin(self, offered: tuple[str, ...]) -> bytes | None: ...
+    def respond(self, challenge: bytes) -> bytes | None: ...
 
 class SmtpClient:
     trace: Callable[[str, bytes], object] | None
@@ -47,6 +62,16 @@ class SmtpClient:
     @property
     def chunking_broken(self) -> bool: ...
     @property
+    def tls(self) -> bool: ...
+    @property
+    def tls_verified(self) -> bool: ...
+    @property
+    def starttls_refused(self) -> Reply | None: ...
+    @property
+    def starttls_missing(self) -> bool: ...
+    @property
+    def starttls_injected(self) -> bool: ...
+    @property
     def error_kind(self) -> int: ...
     @property
     def error(self) -> str | None: ...
@@ -59,12 +84,17 @@ class SmtpClient:
         allow_chunking: bool = True,
         timeouts: Timeouts | None = None,
         trace: Callable[[str, bytes], object] | None = None,
+        tls: int = ...,
+        login: Login | None = None,
+        auth_in_clear: bool = False,
     ) -> None: ...
     def receive(self, octets: bytes | bytearray | memoryview, now: float) -> None: ...
     def begin(self, tx: Transaction, now: float) -> int: ...
     def chunk(self, octets: bytes, last: bool, now: float) -> bool: ...
     def abort_body(self, now: float) -> int: ...
     def quit(self, now: float) -> int: ...
+    def tls_started(self, now: float, verified: bool = False) -> int: ...
+    def tls_failed(self, words: str) -> int: ...
     def tick(self, now: float) -> int: ...
     def progress(self, now: float, pending: int = 0) -> int: ...
     def connection_lost(self, now: float) -> int: ...

@@ -1,5 +1,6 @@
 from asyncio import Future, Transport
 from collections.abc import Sequence
+from ssl import SSLObject
 from typing import Any
 
 from fastrelay._core.client import SmtpClient
@@ -8,6 +9,7 @@ from fastrelay._core.index import SiteQueue
 from fastrelay._core.table import Table
 
 CLOSE_SECONDS: float
+LOST_SECONDS: float
 
 class Session:
     site: SiteQueue
@@ -32,6 +34,10 @@ class Session:
     opened: float
     gone_by: float
     resumed: Future[None] | None
+    ssl: SSLObject | None
+    tls: Any
+    tls_version: str
+    tls_verified: str
     @property
     def client(self) -> SmtpClient: ...
     @property
@@ -59,6 +65,7 @@ class Session:
         delivered_slot: int,
         transaction_seconds: Any,
         urgent_cells: Sequence[int] = (),
+        tls: Any = None,
     ) -> None: ...
     def connection_made(self, transport: Any) -> None: ...
     def get_buffer(self, hint: int) -> bytearray: ...
@@ -67,6 +74,7 @@ class Session:
     def connection_lost(self, error: BaseException | None) -> None: ...
     def pause_writing(self) -> None: ...
     def resume_writing(self) -> None: ...
+    def secured(self, transport: Any, now: float) -> bool: ...
     def pump(self, now: float) -> int: ...
     def go(self, now: float) -> bool: ...
     def leave_idle(self) -> None: ...

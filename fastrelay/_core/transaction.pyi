@@ -19,6 +19,9 @@ class ErrorKind(IntEnum):
     ERROR_NO_SMTPUTF8 = 5
     ERROR_SIZE = 6
     ERROR_LOCAL_ABORT = 7
+    ERROR_NO_REQUIRETLS = 8
+    ERROR_TLS = 9
+    ERROR_AUTH = 10
 
 class Timeouts:
     greeting: float
@@ -61,6 +64,7 @@ class Capabilities:
     dsn: bool
     enhanced: bool
     starttls: bool
+    requiretls: bool
     auth: tuple[str, ...]
     mail_max: int
     rcpt_max: int
@@ -81,6 +85,7 @@ class Transaction:
     eight_bit: bool
     utf8_header: bool
     utf8_address: bool
+    requiretls: bool
     cookie: object
     stage: int
     error_kind: int
@@ -106,6 +111,7 @@ class Transaction:
         eight_bit: bool = False,
         utf8_header: bool = False,
         utf8_address: bool = False,
+        requiretls: bool = False,
         cookie: object = None,
     ) -> None: ...
     def reply_for(self, recipient: int) -> Reply | None: ...

@@ -1,5 +1,5 @@
-"""Memory of dead hosts: an address that could not be used is tried after all others for a while (RFC 5321 section
-4.5.4.1)."""
+"""Memory of hosts. An address that could not be used is tried after all others for a while (RFC 5321 section 4.5.4.1).
+One whose TLS is broken gets plain connections for a while (where the policy lets it), one that refused BDAT gets DATA."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class DeadHosts:
         self._dead: OrderedDict[str, tuple[float, int]] = OrderedDict()
         self._most = most
         self._without_chunking: OrderedDict[str, None] = OrderedDict()
+        self._tls_broken: OrderedDict[str, tuple[float, str, str]] = OrderedDict()
 
     def no_chunking(self, address: str) -> None:
         """This address offers BDAT and then refuses it as unknown: DATA from now on."""
@@ -30,6 +31,23 @@ class DeadHosts:
     def chunking(self, address: str) -> bool:
         """Whether BDAT may be used with this address."""
         return address not in self._without_chunking
+
+    def tls_failed(self, address: str, until: float, result: str, words: str) -> None:
+        """TLS with this address does not work: an RFC 8460 result type and words, remembered until then."""
+        self._tls_broken.pop(address, None)
+        self._tls_broken[address] = (until, result, words)
+        if len(self._tls_broken) > self._most:
+            self._tls_broken.popitem(last=False)
+
+    def tls_broken(self, address: str, now: float) -> tuple[str, str] | None:
+        """(result type, words) where TLS with this address did not work lately."""
+        if not self._tls_broken:
+            return None
+        until, result, words = self._tls_broken.get(address, (now, "", ""))
+        if until > now:
+            return result, words
+        self._tls_broken.pop(address, None)
+        return None
 
     def failed(self, address: str, now: float) -> None:
         failures = self._dead.pop(address, (0.0, 0))[1] + 1

@@ -11,6 +11,7 @@ preference is tried, and when none is left the site backs off (trouble.py); that
     warmup_cap        a permit of a cold source's day, where nothing may overflow
     provider_backoff  a source that a rule about replies holds or slows down
     connect_backoff   no host of the site could be used; `detail` says what happened
+    tls_policy        no host of the site has the TLS that its policy asks for; `detail` says what is wrong
     no_source         no source of this host can reach any of its addresses
     suspended         an operator holds every source that could send to it
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 from fastrelay._core.session import Session
@@ -214,9 +216,7 @@ class Pool:
         self._app.connecting += 1
         self._app.opened_by_source[source.number] += 1
         self._count(source.number, 1, 1)
-        task = asyncio.get_running_loop().create_task(self._connect(Opening(source, passage)))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._do(self._connect(Opening(source, passage)))
 
     def _count(self, number: int, opened: int, connecting: int) -> None:
         for counts, n in ((self.open_by_source, opened), (self._connecting_by_source, connecting)):
@@ -284,10 +284,16 @@ class Pool:
         reactions.refused(session.source_name, self.site_queue, reply.code, reply.enhanced or "", reply.text)
         self._resolve(session, reply.text_for_log())
 
+    def starttls(self, session: Session) -> None:
+        """The host takes a TLS handshake now."""
+        self._do(session.tls.upgrade(session))
+
     def gone(self, session: Session, error: BaseException | None) -> None:
         """The connection is closed."""
         self._app.sessions.discard(session)
         session.leave_idle()
+        if session.ssl is not None:
+            session.tls.over(session)
         if session.client.chunking_broken:
             self._app.hosts.no_chunking(session.address)
         counters = self._places.pop(session, None)
@@ -375,7 +381,10 @@ class Pool:
 
     def stream(self, session: Session) -> None:
         """The machine wants the body of a large content."""
-        task = asyncio.get_running_loop().create_task(stream_body(self._app, session))
+        self._do(stream_body(self._app, session))
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

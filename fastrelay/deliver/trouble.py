@@ -1,5 +1,6 @@
 """What failures mean for a site, when no one message is at fault.
 
+    no host has the TLS that it must have   the site backs off in the same way, reason tls_policy
     no host could be used                   by this source nor by the next ones (SOURCES_TRIED): the site backs off,
                                             connect_backoff, twice as long each time
     one source can't use any, others can    the source is passed over for a while
@@ -76,6 +77,9 @@ class Trouble:
             self._pass_over(source, failure.detail)
         elif failure.kind == "limited":
             self._look_again()
+        elif failure.kind == "tls":
+            if not self._pool.sessions:
+                self.back_off(failure.detail, "tls_policy")
         elif failure.codes == {HOST_NEVER_TAKES_MAIL} and not self._pool.sessions:
             self._fail_ready(HOST_NEVER_TAKES_MAIL, "5.3.2", failure.detail, "host_refuses_mail")
         else:
@@ -118,7 +122,7 @@ class Trouble:
     def _fail_ready(self, code: int, enhanced: str, words: str, reason: str) -> None:
         self._app.fail_ready(self._pool.site_queue, code, enhanced, words, reason)
 
-    def back_off(self, detail: str) -> None:
+    def back_off(self, detail: str, reason: str = "connect_backoff") -> None:
         """The site is left alone for a while."""
         queue, bounds = self._pool.site_queue, self._app.config.delivery.connect_backoff
         now = self._app.clock.monotonic()
@@ -127,10 +131,11 @@ class Trouble:
         delay = min(bounds.max_seconds, bounds.first_seconds * 2 ** min(self.failures, 32))
         self.failures += 1
         queue.backoff_until = now + delay
-        queue.reason, queue.detail = "connect_backoff", detail
+        queue.reason, queue.detail = reason, detail
         self._app.wake_later(queue, queue.backoff_until)
         level = logging.WARNING if self.failures == 1 else logging.INFO
-        log.log(level, "site %s can't be reached, next try in %.0f s: %s", queue.key, delay, detail)
+        what = "gets no mail without the TLS it must have" if reason == "tls_policy" else "can't be reached"
+        log.log(level, "site %s %s, next try in %.0f s: %s", queue.key, what, delay, detail)
 
     # -- sessions -----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,10 @@ every session, the last turn repeats. ``USUAL`` is the usual reply.
 Recipients are told apart by their local part: ``good@`` is accepted, ``later@`` and ``refused@`` are what the RCPT
 stage of a fault makes of them.
 
-Known faults: nothing about TLS yet.
+With `tls` the host offers STARTTLS, and there are the stages STARTTLS (its reply), HANDSHAKE (in place of one) and TLS
+(when it is done).
+
+Known faults: none.
 """
 
 from __future__ import annotations
@@ -86,6 +89,9 @@ class Fault:
     split: bool = False  # every reply an octet at a time
     batch: bool = False  # replies of a pipelined group in one write
     by_local_part: Mapping[str, Step] = field(default_factory=dict)  # replies to RCPT
+    tls: str = ""  # STARTTLS is offered, with a certificate of this kind (certificates.Flaw)
+    good_tls: str = ""  # the same, in the sessions that are good
+    plain: bool = True  # mail may come in plain
 
 
 def _say(*texts: bytes) -> Turn:

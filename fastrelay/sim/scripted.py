@@ -13,9 +13,11 @@ import asyncio
 import contextlib
 import re
 import socket
+import ssl
 import struct
 
 from fastrelay.sim.account import Account
+from fastrelay.sim.certificates import Authority
 from fastrelay.sim.faults import EVERY_SESSION, USUAL, Close, Fault, Flood, Mute, Reset, Say, Step, Turn
 
 READ_OCTETS = 16 * 1024
@@ -31,8 +33,21 @@ class _Left(Exception):
 class ScriptedMx:
     """One address that plays one fault for its first ``fault.sessions`` sessions and is good afterwards."""
 
-    def __init__(self, fault: Fault, account: Account | None = None, pause: float = 0.02) -> None:
+    def __init__(
+        self,
+        fault: Fault,
+        account: Account | None = None,
+        pause: float = 0.02,
+        authority: Authority | None = None,
+        name: str = "scripted.mx.example",
+    ) -> None:
+        """`authority`, `name`: who vouches for its certificates, and for which name, where it offers TLS."""
         self.fault = fault
+        self._authority = authority
+        self._name = name
+        self._contexts: dict[str, ssl.SSLContext] = {}
+        self.tls_sessions = 0  # that began TLS
+        self.plain_messages = 0  # commands MAIL without TLS
         self.account = account if account is not None else Account(keep_contents=True)
         self.pause = pause  # seconds between the octets of a paced step
         self.sessions = 0
@@ -69,6 +84,15 @@ class ScriptedMx:
         """Keep a line of dialogue."""
         if len(self.dialogue) < MOST_DIALOGUE:
             self.dialogue.append(f"{number} {direction} {octets[:200]!r}")
+
+    def context(self, flaw: str) -> ssl.SSLContext:
+        """The TLS context with a certificate of that flaw, made once."""
+        context = self._contexts.get(flaw)
+        if context is None:
+            if self._authority is None:
+                self._authority = Authority()
+            context = self._contexts[flaw] = self._authority.server(self._name, flaw)  # type: ignore[arg-type]
+        return context
 
     def still_refused(self, local_part: str, step: Step) -> bool:
         """Whether a RCPT is refused now: with 5xx always, else the first time only."""
@@ -107,7 +131,8 @@ class _Session:
         writer: asyncio.StreamWriter,
     ) -> None:
         self._server = server
-        self._fault = server.fault if faulty else Fault("good", "")
+        self._fault = server.fault if faulty else Fault("good", "", tls=server.fault.good_tls)
+        self._tls = False
         self._number = number
         self._reader = reader
         self._writer = writer
@@ -131,7 +156,10 @@ class _Session:
             if verb in (b"EHLO", b"HELO"):
                 self._reset()
                 await self._stage(verb.decode(), self._hello(verb))
+            elif line.upper() == b"STARTTLS" and self._fault.tls and not self._tls:
+                await self._starttls()
             elif verb == b"MAIL":
+                self._server.plain_messages += not self._tls
                 self._mail = await self._stage("MAIL", b"250 2.1.0 OK\r\n") == b"2"
             elif verb == b"RCPT":
                 await self._rcpt(line)
@@ -155,9 +183,26 @@ class _Session:
         lines = [b"scripted.mx.example", *self._fault.extensions]
         if self._fault.size_limit:
             lines.append(b"SIZE %d" % self._fault.size_limit)
+        if self._fault.tls and not self._tls:
+            lines.append(b"STARTTLS")
         if verb == b"HELO":
             lines = lines[:1]
         return b"".join(b"250-%b\r\n" % each for each in lines[:-1]) + b"250 %b\r\n" % lines[-1]
+
+    async def _starttls(self) -> None:
+        if self._buffer:
+            self._server.account.violation("octets pipelined behind STARTTLS")
+        if await self._stage("STARTTLS", b"220 2.0.0 go ahead\r\n") != b"2":
+            return
+        self._server.tls_sessions += 1
+        turn = self._turn("HANDSHAKE")
+        if turn != USUAL:
+            await self._perform(turn)
+        await self._flush()
+        await self._writer.start_tls(self._server.context(self._fault.tls))
+        self._tls = True
+        self._server.note(self._number, ">", b"(TLS)")
+        await self._perform(self._turn("TLS"))
 
     async def _rcpt(self, line: bytes) -> None:
         found = _PATH.search(line)

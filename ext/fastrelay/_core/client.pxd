@@ -12,15 +12,18 @@ cpdef enum State:
     STATE_GREETING = 0
     STATE_EHLO = 1
     STATE_HELO = 2
-    STATE_READY = 3      # nothing awaited, begin() may be called
-    STATE_MAIL = 4
-    STATE_RCPT = 5
-    STATE_DATA = 6
-    STATE_BODY = 7       # chunks go out; with BDAT, replies to them come in
-    STATE_FINAL = 8
-    STATE_RESET = 9
-    STATE_QUIT = 10
-    STATE_CLOSED = 11
+    STATE_STARTTLS = 3
+    STATE_HANDSHAKE = 4  # the shell makes TLS; no octet may come
+    STATE_AUTH = 5
+    STATE_READY = 6      # nothing awaited, begin() may be called
+    STATE_MAIL = 7
+    STATE_RCPT = 8
+    STATE_DATA = 9
+    STATE_BODY = 10      # chunks go out; with BDAT, replies to them come in
+    STATE_FINAL = 11
+    STATE_RESET = 12
+    STATE_QUIT = 13
+    STATE_CLOSED = 14
 
 
 cpdef enum Event:
@@ -30,6 +33,14 @@ cpdef enum Event:
     EVENT_READY = 3
     EVENT_NEED_BODY = 4
     EVENT_CLOSING = 5
+    EVENT_STARTTLS = 6
+
+
+cpdef enum Tls:
+    TLS_NONE = 0
+    TLS_OFFERED = 1      # STARTTLS where the server offers it and takes it
+    TLS_REQUIRED = 2     # STARTTLS, or the session fails
+    TLS_IMPLICIT = 3     # from the first octet
 
 
 cdef enum:
@@ -45,6 +56,10 @@ cdef class SmtpClient:
     cdef readonly Transaction finished
     cdef readonly long transactions_done
     cdef readonly bint chunking_broken    # CHUNKING was offered, and BDAT not understood: use DATA with this host
+    cdef readonly bint tls, tls_verified
+    cdef readonly Reply starttls_refused    # what was said to STARTTLS instead of 220
+    cdef readonly bint starttls_missing     # not offered, or refused
+    cdef readonly bint starttls_injected    # octets came in clear behind the 220
     cdef readonly int error_kind
     cdef readonly str error
     cdef public object trace
@@ -55,6 +70,10 @@ cdef class SmtpClient:
     cdef list _out
     cdef int _events
     cdef bint _allow_pipelining, _allow_chunking
+    cdef int _tls_wanted
+    cdef bint _greeted
+    cdef object _login
+    cdef bint _auth_in_clear
     cdef bint _asked                 # a command nobody has handed out yet, and nothing else, is awaited
     cdef bint _stale                 # the parser holds the start of a reply from before the command
     cdef bint _bdat                  # the body goes (or would go) by BDAT
@@ -78,6 +97,8 @@ cdef class SmtpClient:
     cpdef bint chunk(self, bytes octets, bint last, double now) except -1
     cpdef int abort_body(self, double now) except -1
     cpdef int quit(self, double now) except -1
+    cpdef int tls_started(self, double now, bint verified=*) except -1
+    cpdef int tls_failed(self, str words) except -1
     cpdef int tick(self, double now) except -1
     cpdef int progress(self, double now, Py_ssize_t pending=*) except -1
     cpdef int connection_lost(self, double now) except -1
@@ -103,6 +124,13 @@ cdef class SmtpClient:
     cdef int _trace_reply(self, Reply reply) except -1
     cdef int _on_greeting(self, Reply reply, double now) except -1
     cdef int _on_hello(self, Reply reply, double now) except -1
+    cdef int _hello(self, double now) except -1
+    cdef int _secure(self, double now) except -1
+    cdef int _injected(self) except -1
+    cdef int _on_starttls(self, Reply reply, double now) except -1
+    cdef int _authenticate(self, double now) except -1
+    cdef int _on_auth(self, Reply reply, double now) except -1
+    cdef int _say_secret(self, bytes line, bytes shown, double now) except -1
     cdef int _on_mail(self, Reply reply, double now) except -1
     cdef int _on_rcpt(self, Reply reply, double now) except -1
     cdef int _on_envelope(self, double now) except -1
@@ -120,4 +148,5 @@ cdef class SmtpClient:
     cdef int _refuse_session(self, Reply reply) except -1
     cdef int _close(self) except -1
     cdef int _fail(self, int kind, str words) except -1
+    cdef int _give_up(self, int kind, str words) except -1
     cdef int _unexpected(self, Reply reply) except -1

@@ -9,9 +9,14 @@ Sans-IO: it holds no socket and no clock. The shell calls receive/begin/chunk/pr
     NEED_BODY          chunk() may be called once (for a content that is streamed)
     GREETING_REFUSED   last_reply says why the server takes no mail in this session; CLOSING follows
     CLOSING            write what is left, then close; error_kind and error say why, if it was not our wish
+    STARTTLS           220 was said to STARTTLS: make TLS, look at the certificate, then tls_started() (or tls_failed())
 
 take_output must be called after each of these calls: a reply that was read before its command was handed out is
 nobody's answer, and that is how the machine knows. `deadline` counts from the request, not from the last octet read.
+
+Before READY: STARTTLS where `tls` asks for it, EHLO again behind it (all that was offered before is forgotten), AUTH if
+there is a login. An octet between the 220 and the handshake, in whichever read, ends the session: it could have been
+put there by anybody, to be taken for an answer under TLS. With TLS_IMPLICIT the shell makes TLS first.
 
 How a transaction goes out: with PIPELINING, MAIL and all RCPT in one group, with DATA behind them; where CHUNKING is
 offered too, a small content goes in that same group as "BDAT n LAST", and a larger or streamed one by BDAT after the
@@ -31,8 +36,8 @@ from libc.math cimport INFINITY
 
 from fastrelay._core.reply cimport REPLY_TEXT_LIMIT, REPLY_TOTAL_LIMIT
 from fastrelay._core.transaction cimport (
-    BDAT_LAST, DATA_COMMAND, ERROR_CLOSED, ERROR_LOCAL_ABORT, ERROR_NONE, ERROR_PROTOCOL, ERROR_TIMEOUT, NO_BODY,
-    STAGE_BODY, STAGE_DATA, STAGE_FINAL, STAGE_MAIL, STAGE_NONE, STAGE_RCPT, command_group, fits, look,
+    BDAT_LAST, DATA_COMMAND, ERROR_AUTH, ERROR_CLOSED, ERROR_LOCAL_ABORT, ERROR_NONE, ERROR_PROTOCOL, ERROR_TIMEOUT,
+    ERROR_TLS, NO_BODY, STAGE_BODY, STAGE_DATA, STAGE_FINAL, STAGE_MAIL, STAGE_NONE, STAGE_RCPT, command_group, fits, look,
 )
 
 from fastrelay._core import transaction as _nouns
@@ -43,7 +48,8 @@ globals().update({name: getattr(_nouns, name) for name in (
 
 # What goes on in each state, for people. The timeouts stand in _patience.
 cdef tuple WORDS = (
-    "waiting for the greeting", "waiting for the reply to EHLO", "waiting for the reply to HELO", "idle",
+    "waiting for the greeting", "waiting for the reply to EHLO", "waiting for the reply to HELO",
+    "waiting for the reply to STARTTLS", "in the TLS handshake", "waiting for the reply to AUTH", "idle",
     "waiting for the reply to MAIL", "waiting for the reply to RCPT", "waiting for the reply to DATA",
     "sending the message", "waiting for the reply to the message", "waiting for the reply to RSET",
     "waiting for the reply to QUIT", "closed",
@@ -59,7 +65,10 @@ cdef class SmtpClient:
     """One SMTP session. See the top of the file for the protocol between it and its shell."""
 
     def __init__(self, bytes ehlo_name not None, double now, *, bint allow_pipelining=True,
-                 bint allow_chunking=True, Timeouts timeouts=None, object trace=None):
+                 bint allow_chunking=True, Timeouts timeouts=None, object trace=None, int tls=TLS_NONE,
+                 object login=None, bint auth_in_clear=False):
+        """`login`: who makes the lines of AUTH (fastrelay/deliver/login.py). Nothing of it is shown to a server that has
+        not proved who it is under TLS, unless auth_in_clear (loopback)."""
         if not ehlo_name or look(ehlo_name) != 0 or b" " in ehlo_name:
             raise ValueError("the EHLO name must be a host name or an address literal")
         self._ehlo_name = ehlo_name
@@ -70,7 +79,10 @@ cdef class SmtpClient:
         self.capabilities = Capabilities.__new__(Capabilities)
         self._parser = ReplyParser()
         self._out = []
-        self._await(STATE_GREETING, now)
+        self._tls_wanted = tls
+        self._login = login
+        self._auth_in_clear = auth_in_clear
+        self._await(STATE_HANDSHAKE if tls == TLS_IMPLICIT else STATE_GREETING, now)
 
     # ---- the shell calls these
 
@@ -83,6 +95,8 @@ cdef class SmtpClient:
         cdef Py_ssize_t used = 0
         cdef ReplyParser parser = self._parser
         while used < n and self.state != STATE_CLOSED:
+            if self.state == STATE_HANDSHAKE:
+                return self._injected()
             used += parser.parse(octets + used, n - used)
             if parser.error is not None:
                 return self._fail(ERROR_PROTOCOL, parser.error)
@@ -100,7 +114,7 @@ cdef class SmtpClient:
         tx.start()
         self._events &= ~(1 << EVENT_READY)
         self.finished = None
-        if not fits(tx, self.capabilities):
+        if not fits(tx, self.capabilities, self.tls_verified):
             self.finished = tx
             self._events |= (1 << EVENT_DONE) | (1 << EVENT_READY)
             return 0
@@ -161,6 +175,22 @@ cdef class SmtpClient:
         self._events &= ~(1 << EVENT_READY)
         return self._ask(b"QUIT\r\n", STATE_QUIT, now)
 
+    cpdef int tls_started(self, double now, bint verified=False) except -1:
+        """TLS stands. verified: the certificate is that of the host by a rule nobody on the way can bend."""
+        if self.state != STATE_HANDSHAKE:
+            raise RuntimeError("TLS was not asked for")
+        self.tls = True
+        self.tls_verified = verified
+        self.capabilities = Capabilities.__new__(Capabilities)
+        self._parser = ReplyParser()
+        if self.trace is not None:
+            self.trace("-", b"TLS stands" + (b", with a server that has proved who it is" if verified else b""))
+        return self._hello(now) if self._greeted else self._await(STATE_GREETING, now)
+
+    cpdef int tls_failed(self, str words) except -1:
+        """TLS did not come about, or not as it must be: the session ends."""
+        return self._fail(ERROR_TLS, words)
+
     cpdef int tick(self, double now) except -1:
         """Look at the deadline; 1 when it has passed (events follow)."""
         if now < self.deadline or self.state == STATE_CLOSED:
@@ -212,7 +242,7 @@ cdef class SmtpClient:
         """The next event, EVENT_NONE when there is none."""
         cdef int event
         if self._events:
-            for event in range(EVENT_DONE, EVENT_CLOSING + 1):
+            for event in range(EVENT_DONE, EVENT_STARTTLS + 1):
                 if self._events & (1 << event):
                     self._events &= ~(1 << event)
                     return event
@@ -264,7 +294,7 @@ cdef class SmtpClient:
         cdef Timeouts timeouts = self._timeouts
         if state == STATE_GREETING:
             return timeouts.greeting
-        if state == STATE_EHLO or state == STATE_HELO:
+        if STATE_EHLO <= state <= STATE_AUTH and state != STATE_HANDSHAKE:    # the shell looks after that
             return timeouts.ehlo
         if state == STATE_MAIL:
             return timeouts.mail
@@ -385,6 +415,10 @@ cdef class SmtpClient:
             return self._on_greeting(reply, now)
         if state == STATE_EHLO or state == STATE_HELO:
             return self._on_hello(reply, now)
+        if state == STATE_STARTTLS:
+            return self._on_starttls(reply, now)
+        if state == STATE_AUTH:
+            return self._on_auth(reply, now)
         if state == STATE_QUIT:
             return self._close()
         return self._unexpected(reply)
@@ -401,6 +435,10 @@ cdef class SmtpClient:
             return self._unexpected(reply)
         if reply.code // 100 != 2:
             return self._refuse_session(reply)
+        self._greeted = True
+        return self._hello(now)
+
+    cdef int _hello(self, double now) except -1:
         self._parser.text_limit = REPLY_TOTAL_LIMIT
         return self._ask(b"EHLO %s\r\n" % self._ehlo_name, STATE_EHLO, now)
 
@@ -412,13 +450,75 @@ cdef class SmtpClient:
             if self.state == STATE_EHLO:
                 self.capabilities = Capabilities.from_ehlo(reply)
             self.last_reply = None
-            return self._ready()
+            return self._secure(now)
         self.last_reply = Reply(reply.code, reply.text[:REPLY_TEXT_LIMIT])
         if digit == 5 and self.state == STATE_EHLO:
             return self._ask(b"HELO %s\r\n" % self._ehlo_name, STATE_HELO, now)
         if digit == 3:
             return self._unexpected(reply)
         return self._refuse_session(self.last_reply)
+
+    cdef int _secure(self, double now) except -1:
+        """EHLO is answered: TLS if it is wanted and not there yet, then AUTH, then mail."""
+        if not self.tls and self._tls_wanted != TLS_NONE:
+            if self.capabilities.starttls:
+                return self._ask(b"STARTTLS\r\n", STATE_STARTTLS, now)
+            self.starttls_missing = True
+            if self._tls_wanted != TLS_OFFERED:
+                return self._give_up(ERROR_TLS, "the server does not offer STARTTLS, and TLS is required")
+        return self._authenticate(now)
+
+    cdef int _injected(self) except -1:
+        self.starttls_injected = True
+        return self._fail(ERROR_PROTOCOL, "octets came in clear behind the 220 to STARTTLS, which could be anybody's")
+
+    cdef int _on_starttls(self, Reply reply, double now) except -1:
+        cdef int digit = reply.code // 100
+        if digit == 3:
+            return self._unexpected(reply)
+        if digit == 2:
+            if self._parser.partial():
+                return self._injected()
+            self._events |= 1 << EVENT_STARTTLS
+            return self._await(STATE_HANDSHAKE, now)
+        self.starttls_missing = True
+        self.starttls_refused = reply
+        if self._tls_wanted != TLS_OFFERED:
+            return self._give_up(ERROR_TLS, f"the server refused STARTTLS: {reply.text_for_log()}")
+        return self._authenticate(now)
+
+    cdef int _authenticate(self, double now) except -1:
+        cdef object begun
+        if self._login is None:
+            return self._ready()
+        if not (self.tls_verified or self._auth_in_clear):
+            return self._give_up(ERROR_AUTH, "our credentials are for a server that has proved who it is under TLS")
+        begun = self._login.begin(self.capabilities.auth)
+        if begun is None:
+            offered = ", ".join(self.capabilities.auth) or "none"
+            return self._give_up(ERROR_AUTH, f"the server offers no mechanism of AUTH that we have (it offers {offered})")
+        return self._say_secret(begun, b"AUTH " + begun.split(b" ")[1], now)
+
+    cdef int _on_auth(self, Reply reply, double now) except -1:
+        cdef object line
+        if reply.code == 334:
+            line = self._login.respond(reply.text)
+            if line is None:
+                return self._fail(ERROR_AUTH, f"the server asks what its mechanism has not: {reply.text_for_log()}")
+            return self._say_secret(line, b"(credentials)", now)
+        if reply.code // 100 == 2:
+            return self._ready()
+        if reply.code // 100 == 3:
+            return self._unexpected(reply)
+        return self._give_up(ERROR_AUTH, f"the server refused our credentials: {reply.text_for_log()}")
+
+    cdef int _say_secret(self, bytes line, bytes shown, double now) except -1:
+        """Queue a line that no trace may show."""
+        self._out.append(line + b"\r\n")
+        if self.trace is not None:
+            self.trace(">", shown)
+        self._asked = True
+        return self._await(STATE_AUTH, now)
 
     cdef int _on_mail(self, Reply reply, double now) except -1:
         cdef int digit = reply.code // 100
@@ -537,6 +637,8 @@ cdef class SmtpClient:
     cdef int _on_shutdown(self, Reply reply) except -1:
         """421, asked or not: the server closes (RFC 5321 section 3.8). It answers whatever was awaited."""
         cdef Transaction tx = self._tx
+        if self.state == STATE_STARTTLS or self.state == STATE_AUTH:
+            return self._fail(ERROR_CLOSED, f"the server closed the session: {reply.text_for_log()}")
         if self.state < STATE_READY:
             return self._refuse_session(reply)
         if tx is not None:
@@ -593,6 +695,11 @@ cdef class SmtpClient:
         cdef Transaction tx = self._tx
         if self.state == STATE_CLOSED:
             return 0
+        if kind == ERROR_CLOSED or kind == ERROR_TIMEOUT:
+            # A host that goes away here has trouble with TLS; in plain it may well take mail.
+            if (self.state == STATE_STARTTLS or self.state == STATE_HANDSHAKE
+                    or (self.state == STATE_EHLO and self.tls)):
+                kind = ERROR_TLS
         if self.trace is not None:
             self.trace("-", words.encode())
         if self.state != STATE_QUIT:
@@ -603,6 +710,12 @@ cdef class SmtpClient:
                 tx.fail(kind, words, None)
             self._done(STAGE_NONE if self.state == STATE_READY else self.state - STATE_READY)
         return self._close()
+
+    cdef int _give_up(self, int kind, str words) except -1:
+        """The session is in step, and of no use to us."""
+        self._fail(kind, words)
+        self._call(b"QUIT\r\n")
+        return 0
 
     cdef int _unexpected(self, Reply reply) except -1:
         if self._asked or self._stale:

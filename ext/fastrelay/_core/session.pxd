@@ -26,6 +26,9 @@ cdef class Session:
     cdef public bint idle, ready, closing, closed, paused, wanted, streaming, held
     cdef public double idle_since, opened, gone_by
     cdef public object resumed
+    cdef public object ssl              # the ssl.SSLObject under this session; None in plain
+    cdef public object tls              # what the one who connects knows of TLS (deliver/handshake.py); None: plain
+    cdef public str tls_version, tls_verified
     cdef bint pumping
     cdef Table table
     cdef uint32_t cell, slot
@@ -37,6 +40,7 @@ cdef class Session:
     cdef object transaction_seconds
     cdef unsigned char* buffer
 
+    cpdef bint secured(self, transport, double now) except -1
     cpdef int pump(self, double now) except -1
     cdef int _flush(self) except -1
     cpdef bint go(self, double now) except -1

@@ -5,7 +5,12 @@ the pool (fastrelay/deliver/pool.py) decides about connections. A session is idl
 delivery, or on its way out.
 
 All connections of a worker read into one buffer (the engine's): uvloop reads and calls `buffer_updated` in one step, so
-nobody else can touch it in between, and an idle connection costs no buffer.
+nobody else can touch it in between, and an idle connection costs no buffer. The same holds under TLS, where uvloop
+decrypts into it and calls in one step.
+
+TLS: when the machine says STARTTLS the pool is told, whoever connects (fastrelay/deliver/connect.py) upgrades the
+transport and calls `secured`. With TLS from the first octet `connection_made` comes when the handshake is done, and does
+the same. uvloop may miss to say that a broken TLS connection is lost, so `tick` sees to it.
 
 Known faults: none.
 """
@@ -20,12 +25,15 @@ from fastrelay._core.client cimport (
     EVENT_NEED_BODY,
     EVENT_NONE,
     EVENT_READY,
+    EVENT_STARTTLS,
     STATE_CLOSED,
+    STATE_HANDSHAKE,
     STATE_READY,
 )
 from fastrelay._core.transaction cimport Transaction
 
 CLOSE_SECONDS = 20.0        # for a host to take what was written before the connection is cut off
+LOST_SECONDS = 2.0          # after that, for uvloop to say so
 
 
 @cython.final
@@ -33,11 +41,12 @@ cdef class Session:
 
     def __init__(self, SmtpClient client, Engine engine, SiteQueue site, pool, *, int source, str source_name, str host,
                  str address, bytes tail, Py_ssize_t messages, int most, Table table, uint32_t cell, uint32_t slot,
-                 int32_t limit, int delivered_slot, transaction_seconds, urgent_cells=()):
+                 int32_t limit, int delivered_slot, transaction_seconds, urgent_cells=(), tls=None):
         """`tail`: the part of an event that is the same for all of this session's deliveries. `messages`: how many
         may go over this connection. `most`: recipients of one transaction. `cell`, `slot`, `limit`: its place in the
         shared connection count. `urgent_cells`: where other workers say (Table.want) that transactional mail of theirs
-        waits for one of this session's places."""
+        waits for one of this session's places. `tls`: has `checked(session, ssl) -> bool`, which looks at a new TLS
+        connection."""
         cdef int i
         self.client = client
         self.engine = engine
@@ -60,6 +69,8 @@ cdef class Session:
         self.yields_for = 0
         self.delivered_slot = delivered_slot
         self.transaction_seconds = transaction_seconds
+        self.tls = tls
+        self.tls_version = self.tls_verified = ""
         self.buffer = <unsigned char*> PyByteArray_AS_STRING(engine.read_buffer)
         self.idle = self.ready = self.closing = self.closed = self.paused = False
         self.wanted = self.streaming = self.pumping = self.held = False
@@ -69,7 +80,14 @@ cdef class Session:
     # -- what uvloop calls --------------------------------------------------------------------------------------
 
     def connection_made(self, transport):
+        cdef double now
         self.transport = transport
+        if self.tls is not None and self.client.state == STATE_HANDSHAKE:    # TLS from the first octet
+            now = self.engine.monotonic()
+            try:
+                self.secured(transport, now)
+            except Exception as error:
+                self.pool.broke(self, error)
 
     def get_buffer(self, Py_ssize_t hint):
         return self.engine.read_buffer
@@ -118,6 +136,15 @@ cdef class Session:
         if self.resumed is not None and not self.resumed.done():
             self.resumed.set_result(None)
 
+    cpdef bint secured(self, transport, double now) except -1:
+        """TLS stands on this transport: EHLO, unless something is wrong with the certificate; then False, and it goes."""
+        self.transport = transport
+        self.ssl = transport.get_extra_info("ssl_object")
+        if self.tls.checked(self, self.ssl):
+            self.client.tls_started(now, self.tls_verified != "")
+        self.pump(now)
+        return not self.closing
+
     # -- what the machine says ----------------------------------------------------------------------------------
 
     cpdef int pump(self, double now) except -1:
@@ -152,6 +179,8 @@ cdef class Session:
                     self.streaming = True
                     self.pool.stream(self)
                 self._resume()
+            elif event == EVENT_STARTTLS:
+                self.pool.starttls(self)
             elif event == EVENT_GREETING_REFUSED:
                 self.closing = True
                 self.pool.refused(self, self.client.last_reply)
@@ -179,6 +208,8 @@ cdef class Session:
             self.engine.body_leaves(self.delivery)
         if PyList_GET_SIZE(out) == 1:
             self.transport.write(out[0])
+        elif self.ssl is not None:
+            self.transport.write(b"".join(out))     # uvloop makes a TLS record and a write of each otherwise
         else:
             self.transport.writelines(out)
         return 0
@@ -281,6 +312,8 @@ cdef class Session:
         """Deadlines; the worker calls this about once a second for each session."""
         if self.gone_by and now >= self.gone_by:
             self.abort()
+            if now >= self.gone_by + LOST_SECONDS:
+                self.connection_lost(None)
             return
         if self.idle and (self._gives_way(now) or self._missed_elsewhere()):
             self.leave(now)

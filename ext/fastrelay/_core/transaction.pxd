@@ -23,6 +23,9 @@ cpdef enum ErrorKind:
     ERROR_NO_SMTPUTF8 = 5    # 5.6.7 for an address, 5.6.9 for the header
     ERROR_SIZE = 6           # 5.3.4
     ERROR_LOCAL_ABORT = 7    # our side gave up
+    ERROR_NO_REQUIRETLS = 8  # 5.7.30
+    ERROR_TLS = 9            # no TLS where it must be, or it broke before it stood
+    ERROR_AUTH = 10          # the server does not take our credentials, or they must not be shown to it
 
 
 cdef enum:
@@ -36,7 +39,7 @@ cdef class Timeouts:
 
 
 cdef class Capabilities:
-    cdef public bint esmtp, pipelining, chunking, size, eight_bit_mime, smtputf8, dsn, enhanced, starttls
+    cdef public bint esmtp, pipelining, chunking, size, eight_bit_mime, smtputf8, dsn, enhanced, starttls, requiretls
     cdef public int64_t size_limit
     cdef public int mail_max, rcpt_max, rcpt_domain_max
     cdef public tuple auth
@@ -51,7 +54,7 @@ cdef class Transaction:
     cdef public int64_t size
     cdef public bytes prefix
     cdef public bytes content
-    cdef public bint eight_bit, utf8_header, utf8_address
+    cdef public bint eight_bit, utf8_header, utf8_address, requiretls
     cdef public object cookie
     # how it went
     cdef public int stage
@@ -69,5 +72,5 @@ cdef class Transaction:
 
 
 cdef int look(object field) except -1
-cdef bint fits(Transaction tx, Capabilities offered) except -1
+cdef bint fits(Transaction tx, Capabilities offered, bint verified) except -1
 cdef bytes command_group(Transaction tx, Capabilities offered, bint mail, Py_ssize_t first, Py_ssize_t last, int body)

@@ -11,7 +11,7 @@ from libc.stdio cimport snprintf
 from libc.string cimport memcpy
 
 # RFC 3463 codes for failures that no reply came with, by ErrorKind.
-cdef tuple STATUS = (None, "4.4.2", "4.4.2", "4.5.0", "5.6.3", "5.6.7", "5.3.4", "4.3.0")
+cdef tuple STATUS = (None, "4.4.2", "4.4.2", "4.5.0", "5.6.3", "5.6.7", "5.3.4", "4.3.0", "5.7.30", "4.7.5", "4.7.8")
 
 
 cdef int64_t SIZE_CEILING = 1 << 62
@@ -92,6 +92,8 @@ cdef int _take_keyword(Capabilities found, bytes keyword, list words) except -1:
         found.enhanced = True
     elif keyword == b"STARTTLS":
         found.starttls = True
+    elif keyword == b"REQUIRETLS":
+        found.requiretls = True
     elif keyword == b"AUTH":
         names = {word.decode("ascii", "replace") for word in words[:32]}
         found.auth = tuple(sorted(names.union(found.auth)))
@@ -122,7 +124,8 @@ cdef class Transaction:
     """One reverse-path, its recipients and a message; afterwards, what the server said to each.
 
     To do: recipient_parameters is None or one bytes a recipient; both kinds of parameters begin with a space and are
-    sent only where DSN is offered (RFC 3461). size: octets of prefix and content. content None: streamed by
+    sent only where DSN is offered (RFC 3461). requiretls: never without verified TLS, to a server that says REQUIRETLS
+    too (RFC 8689). size: octets of prefix and content. content None: streamed by
     SmtpClient.chunk.
 
     Done: mail_reply, recipient_replies[i], final_reply are what was read, None what was not. If mail_reply is not 2xx
@@ -139,7 +142,8 @@ cdef class Transaction:
 
     def __init__(self, bytes reverse_path not None, list recipients not None, bytes content=None, *,
                  bytes prefix=b"", int64_t size=-1, bytes mail_parameters=b"", list recipient_parameters=None,
-                 bint eight_bit=False, bint utf8_header=False, bint utf8_address=False, object cookie=None):
+                 bint eight_bit=False, bint utf8_header=False, bint utf8_address=False, bint requiretls=False,
+                 object cookie=None):
         if content is None and size < 0:
             raise ValueError("a content that is streamed needs its size")
         self.reverse_path = reverse_path
@@ -152,6 +156,7 @@ cdef class Transaction:
         self.eight_bit = eight_bit
         self.utf8_header = utf8_header
         self.utf8_address = utf8_address
+        self.requiretls = requiretls
         self.cookie = cookie
 
     cdef int start(self) except -1:
@@ -218,8 +223,11 @@ cdef int look(object field) except -1:
     return found
 
 
-cdef bint fits(Transaction tx, Capabilities offered) except -1:
-    """False when this server cannot take it; tx.error_kind says why. What must be declared is declared."""
+cdef bint fits(Transaction tx, Capabilities offered, bint verified) except -1:
+    """False when this server cannot take it; tx.error_kind says why. What must be declared is declared.
+
+    verified: the session is under TLS, with a server that has proved who it is.
+    """
     cdef Py_ssize_t i
     cdef int seen = look(tx.reverse_path) | (look(tx.mail_parameters) & 2)
     for i in range(PyList_GET_SIZE(tx.recipients)):
@@ -230,6 +238,9 @@ cdef bint fits(Transaction tx, Capabilities offered) except -1:
         tx.fail(ERROR_LOCAL_ABORT, "an address or parameter holds a control character", "5.1.3")
     elif offered.size_limit and tx.size > offered.size_limit:
         tx.fail(ERROR_SIZE, f"the message has {tx.size} octets, the server takes {offered.size_limit}", None)
+    elif tx.requiretls and not (verified and offered.requiretls):
+        tx.fail(ERROR_NO_REQUIRETLS, "the message requires TLS (REQUIRETLS): the server "
+                + ("does not offer that" if verified else "has not proved who it is"), None)
     elif (seen or tx.utf8_address or tx.utf8_header) and not (offered.smtputf8 and offered.eight_bit_mime):
         tx.fail(ERROR_NO_SMTPUTF8, "the server does not offer SMTPUTF8",
                 "5.6.7" if seen or tx.utf8_address else "5.6.9")
@@ -261,6 +272,7 @@ cdef bytes command_group(
         if offered.size:
             size_length = snprintf(size, 32, " SIZE=%lld", <long long>tx.size)
         total = 14 + PyBytes_GET_SIZE(tx.reverse_path) + size_length + (14 if eight else 0) + (9 if utf8 else 0)
+        total += 11 if tx.requiretls else 0
         if offered.dsn:
             total += PyBytes_GET_SIZE(tx.mail_parameters)
     for i in range(first, last):
@@ -282,6 +294,8 @@ cdef bytes command_group(
             at = _puts(at, " BODY=8BITMIME", 14)
         if utf8:
             at = _puts(at, " SMTPUTF8", 9)
+        if tx.requiretls:
+            at = _puts(at, " REQUIRETLS", 11)
         if offered.dsn:
             at = _put(at, tx.mail_parameters)
         at = _puts(at, "\r\n", 2)
