@@ -28,6 +28,7 @@ from fastrelay.deliver.source import Source
 from fastrelay.ingest.balance import Balance
 from fastrelay.ingest.headers import HeaderNames
 from fastrelay.ingest.listener import Listener
+from fastrelay.ingest.sealing import Sealing
 from fastrelay.limits.durable import Reservations
 from fastrelay.limits.gates import Gates
 from fastrelay.limits.shape import DEFAULT_POOL
@@ -88,6 +89,7 @@ class App:
         self.settler = Settler(self)
         self.quarantine = Quarantine(self)
         self.recovery = Recovery(self)
+        self.sealing = Sealing(self)
         self.engine = Engine(
             self.index,
             slab,
@@ -115,6 +117,8 @@ class App:
         self.event_log: EventLog | None = None
         # Tells the supervisor something unasked: {"event": name, …}. Alone (in tests) there is nobody to tell.
         self.report: Callable[[dict[str, Any]], None] = lambda message: None
+        # Called once the listeners are bound, before there is any thread: a worker gives up what it needed for that.
+        self.on_bound: Callable[[], None] = lambda: None
 
     def _configure(self) -> None:
         """What follows from the configuration and may change with it."""
@@ -155,6 +159,7 @@ class App:
         headers = HeaderNames(config.headers)
         self.engine.accept_edit = headers.edit
         self.engine.set_field_names(headers.names)
+        self.sealing.configure(config)
         self.engine.set_fairness(config.fairness)
         self.engine.boottime_ns = self.clock.boottime_ns
         self.engine.forget_limits()
@@ -184,6 +189,23 @@ class App:
 
         Raises what the operator must hear.
         """
+        bound = self.listener.listen()
+        self.on_bound()
+        try:
+            self._open(orphans)
+        except BaseException:
+            self.listener.stop_listening()
+            raise
+        self.balance.start()
+        self.board.set_suspensions(suspensions)
+        self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
+        for number in range(len(self.engine.spools)):
+            self._spawn(self.recovery.load(number))
+        self._accept_with_the_others(self.clock.monotonic() + READY_TOGETHER_SECONDS)
+        return bound
+
+    def _open(self, orphans: list[str]) -> None:
+        """Opens spools and event log."""
         os.makedirs(os.path.join(self.state_dir, "spool"), mode=0o700, exist_ok=True)
         self.recovery.open(f"w{self.slot}")
         self.reservations = Reservations(self.own_spool)
@@ -198,14 +220,6 @@ class App:
         self.event_log.open()
         for orphan in orphans:
             self._open_orphan(orphan)
-        bound = self.listener.listen()
-        self.balance.start()
-        self.board.set_suspensions(suspensions)
-        self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
-        for number in range(len(self.engine.spools)):
-            self._spawn(self.recovery.load(number))
-        self._accept_with_the_others(self.clock.monotonic() + READY_TOGETHER_SECONDS)
-        return bound
 
     def set_limits(self, state: dict[str, Any]) -> None:
         """What the governor decided (limits/governor.py, `state`): back-offs, and where warm-up stands."""
@@ -303,6 +317,7 @@ class App:
 
     def reload(self, config: Config) -> None:
         """Takes a new configuration; listeners, workers and the state directory stay as they are until a restart."""
+        self.sealing.prepare(config)  # before anything changes: it may fail
         self.config = config
         self._configure()
         self.listener.configure()
@@ -319,6 +334,7 @@ class App:
             self.engine.reroute(queue, now)
             self.engine.wake(queue)
         self.board.set_suspensions(self.board.described)  # they name sources, which may be others now
+        self.sealing.unsigned.keys_changed()
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -346,6 +362,7 @@ class App:
                 session.tick(now)
         self.connections.second(now)
         self.listener.tick(now)
+        self.sealing.second()
         self.tls_reports.tick(now)
         self.meters.refresh(self, now)
         self.own_spool.housekeep(self.config.spool.reserve_bytes)
@@ -514,6 +531,9 @@ class Cold:
         self.damaged = app.damaged
         self.unsettled = settler.unsettled
         self.gone = app.quarantine.gone
+        self.keyless = app.sealing.unsigned.keyless
+        self.sign = app.sealing.unsigned.sign
+        self.reverse_path = app.sealing.reverse_path
         self._app = app
 
     def failed(self, where: str, error: Exception) -> None:

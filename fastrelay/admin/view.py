@@ -9,9 +9,20 @@ from typing import TYPE_CHECKING, Any
 
 from fastrelay._core.record import Record
 from fastrelay._core.scan import Scan
+from fastrelay.ingest.pending import split
 from fastrelay.limits.shape import DEFAULT_POOL
-from fastrelay.schedule.places import DNS, QUARANTINED, READY, RETRY, SHOWN, SUSPENDED
-from fastrelay.schedule.state import OUTCOMES, POSSIBLE_DUPLICATE, QUEUED, MessageState, decode_state
+from fastrelay.schedule.places import DNS, QUARANTINED, READY, RETRY, SHOWN, SUSPENDED, UNSIGNED
+from fastrelay.schedule.state import (
+    FLAG_REQUIRETLS,
+    FLAG_TLS_OPTIONAL,
+    FLAG_UNSIGNED,
+    FLAG_VERP,
+    OUTCOMES,
+    POSSIBLE_DUPLICATE,
+    QUEUED,
+    MessageState,
+    decode_state,
+)
 
 if TYPE_CHECKING:
     from fastrelay.app import App
@@ -29,6 +40,11 @@ CLASSES = ("bulk", "normal", "transactional")
 def shown(octets: bytes) -> str:
     """Octets of an address for people; what is no UTF-8 is escaped."""
     return octets.decode("utf-8", "backslashreplace")
+
+
+def _asked_of_tls(flags: int) -> str | None:
+    """What a message asks of TLS (RFC 8689), by the flags of its record."""
+    return "REQUIRETLS" if flags & FLAG_REQUIRETLS else "TLS-Required: No" if flags & FLAG_TLS_OPTIONAL else None
 
 
 class Viewer:
@@ -193,6 +209,9 @@ class Viewer:
                 "site": one.site or None,
                 "possible_duplicate": bool(one.flags & POSSIBLE_DUPLICATE),
             }
+            if record is not None and record.flags & FLAG_VERP:
+                path = app.sealing.reverse_path(record, record.recipient(number)[0], spool, msgid)
+                shown_one["mail_from"] = shown(path) if path is not None else None
             if number in queued:
                 r = queued[number]
                 due = app.index.due_in_ms(r, int(now * 1000))
@@ -207,7 +226,8 @@ class Viewer:
         told["expires_seconds"] = round(app.engine.expires_in_ms(m, now) / 1000, 1)
         if record is not None:
             told["pool"] = shown(record.pool) or DEFAULT_POOL
-            told["trace"] = shown(record.prefix)
+            told["trace"] = shown(split(record.prefix)[1] if record.flags & FLAG_UNSIGNED else record.prefix)
+            told["tls"] = _asked_of_tls(record.flags)
             told["segment"] = None if record.segment == 0xFFFFFFFF else record.segment
             told["client"] = shown(record.client)
             accepted = time.gmtime(record.accepted_ms / 1000)
@@ -245,6 +265,8 @@ class Viewer:
             held = app.board.suspension_of(r)
             why = f"held by suspension {held.id}: {held.why or 'no reason given'}" if held else "being resumed"
             return "suspended", why, None
+        if place == UNSIGNED:
+            return "no_dkim_key", app.sealing.unsigned.why(info[0]), None
         if place == QUARANTINED:
             return "quarantined", state.quarantined or "set aside", None
         if place != READY:

@@ -202,6 +202,7 @@ def show_message(message: dict[str, Any]) -> None:
             ("waits for", shown_words(message.get("reason") or "")),
             ("next attempt", next_attempt(message.get("next_attempt_seconds"))),
             ("quarantined", message.get("quarantined")),
+            ("asks of TLS", message.get("tls")),
             ("segment", message.get("segment")),
         ]
     )
@@ -215,6 +216,12 @@ def show_message(message: dict[str, Any]) -> None:
         return
     click.echo()
     show_recipients(recipients)
+    paths = [(person.get("address", ""), person["mail_from"]) for person in recipients if person.get("mail_from")]
+    if paths:
+        click.echo()
+        click.echo("MAIL FROM of each:")
+        for address, path in paths:
+            click.echo(f"  {clean(address)}: {clean(path)}")
     replies = [(person.get("address", ""), person["last_reply"]) for person in recipients if person.get("last_reply")]
     if replies:
         click.echo()

@@ -1,4 +1,5 @@
-"""Our opaque reference: in a header field, an unsubscribe address or a reverse-path, it tells us which message came back.
+"""Our opaque reference: in a header field, an unsubscribe address or a reverse-path, it tells us which message came
+back.
 
 A reference is sealed with AES-SIV (RFC 5297): who has no key can neither read nor make one, and the same content gives
 the same text, so that a retry shows no new address. The text is lower-case base32, which survives URLs, local parts and
@@ -7,13 +8,13 @@ programs that fold case:
     f  base32( tag of 16 octets, content encrypted )        `f` is the version
 
     content:  what it has (1 octet), day (2, days since 1970), tag of the spool (length, octets),
-              then by what it has: recipient, or 4 octets of its hash; campaign, tenant, sender domain (length, octets each)
-              last the number in the message id, without leading zeros
+              then by what it has: recipient, or 4 octets of its hash; campaign, tenant, sender domain (each with its
+              length); last the number in the message id, without leading zeros
 
 A local part has 64 octets (RFC 5321 section 4.5.3.1.1), so `make` takes a limit and leaves away what does not fit, in
-this order: the names, the recipient (a hash of it stays), the hash. What always stays, the day and the message id, makes
-45 to 49 characters in a spool of up to four thousand million messages; with the hash it is 51 to 56. A recipient of 8
-octets makes at most 64: it fits where nothing else stands in the local part.
+this order: the names, the recipient (a hash of it stays), the hash. What always stays, the day and the message id,
+makes 45 to 49 characters in a spool of up to four thousand million messages; with the hash it is 51 to 56. A recipient
+of 8 octets makes at most 64: it fits where nothing else stands in the local part.
 
 Known faults: the length of a reference tells roughly how long the recipient's address is. A key can't be changed
 without losing what older references mean.
@@ -33,7 +34,7 @@ from dataclasses import dataclass
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 
-from fastrelay.errors import HostError
+from fastrelay.errors import FastrelayError
 
 VERSION = "f"
 KEY_OCTETS = 32
@@ -43,6 +44,10 @@ _CONTEXT = [b"fastrelay reference 1"]
 _TEXT = re.compile(r"f[a-z2-7]{28,1000}")
 _HAS_RECIPIENT, _HAS_HASH, _HAS_NAMES = 1, 2, 4
 _DAYS = 1 << 16
+
+
+class KeyFileError(FastrelayError):
+    """The key of references can't be had; the text says why, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,17 +165,19 @@ def _opened(content: bytes) -> Reference:
 
 
 def read_key(path: str) -> bytes:
-    """The key in a file: 64 hexadecimal digits. HostError, in words."""
+    """The key in a file: 64 hexadecimal digits. KeyFileError, in words."""
     try:
         with open(path, "rb") as file:
             found = file.read(200).strip()
         if len(found) == 2 * KEY_OCTETS:
             return bytes.fromhex(found.decode("ascii"))
     except OSError as error:
-        raise HostError(f"the key of our references, {path}, can't be read: {os.strerror(error.errno or 0)}") from error
+        raise KeyFileError(
+            f"the key of our references, {path}, can't be read: {os.strerror(error.errno or 0)}"
+        ) from error
     except ValueError:
         pass
-    raise HostError(
+    raise KeyFileError(
         f"the key of our references, {path}, is not {2 * KEY_OCTETS} hexadecimal digits; restore it from a copy, or "
         "remove it to have a new one made (references in mail that was sent mean nothing then)"
     )
@@ -187,6 +194,9 @@ def obtain_key(path: str) -> bytes:
             descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
             try:
                 os.write(descriptor, secrets.token_hex(KEY_OCTETS).encode() + b"\n")
+                if os.geteuid() == 0:  # whoever the relay becomes later owns the folder
+                    owner = os.stat(os.path.dirname(path))
+                    os.fchown(descriptor, owner.st_uid, owner.st_gid)
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -203,8 +213,8 @@ def obtain_key(path: str) -> bytes:
     return key
 
 
-def _unwritten(path: str, error: OSError) -> HostError:
-    return HostError(f"the key of our references, {path}, can't be written: {os.strerror(error.errno or 0)}")
+def _unwritten(path: str, error: OSError) -> KeyFileError:
+    return KeyFileError(f"the key of our references, {path}, can't be written: {os.strerror(error.errno or 0)}")
 
 
 def _sync_folder(folder: str) -> None:

@@ -26,6 +26,9 @@ class LargeContent:
         self._connection = connection
         self._file: Any = None
         self.names: Any = None  # what the header fields for us said, see HeaderNames.edit
+        seal = app.engine.seal
+        self.hasher: Any = seal.body_hasher() if seal is not None else None  # is fed the body
+        self._header_left = -1  # octets of the header that are still to come; below 0: nothing came yet
         self._chunks: list[bytes] = []
         self._waiting_bytes = 0
         self._writing = False
@@ -50,6 +53,9 @@ class LargeContent:
     def write(self, chunk: bytes) -> None:
         if self._error is not None:
             return
+        if self._header_left < 0:
+            names = self.names
+            self._header_left = len(names[1]) if names is not None else self._connection.server.envelope.header_length
         self._chunks.append(chunk)
         self._waiting_bytes += len(chunk)
         self._next()
@@ -87,6 +93,11 @@ class LargeContent:
     def _write_all(self, chunks: list[bytes]) -> int:
         for chunk in chunks:
             self._file.write(chunk)
+            if self.hasher is not None:
+                header = min(self._header_left, len(chunk))
+                self._header_left -= header
+                if header < len(chunk):
+                    self.hasher.feed(memoryview(chunk)[header:])
         return sum(map(len, chunks))
 
     def _written(self, future: asyncio.Future[int]) -> None:

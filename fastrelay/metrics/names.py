@@ -38,6 +38,7 @@ REASONS = (
     "provider_backoff",
     "spool_blocked",
     "tls_policy",
+    "no_dkim_key",
 )
 CONNECTION_STATES = ("connecting", "busy", "idle")
 CONNECT_RESULTS = ("ok", "refused", "timeout", "unreachable", "greeting", "tls", "auth", "error")
@@ -175,6 +176,10 @@ MTA_STS_FETCHES = _counter(
     "mta_sts_fetches", "Attempts to fetch an MTA-STS policy, by result (RFC 8460).", "result", of_supervisor=True
 )
 HOT_CACHE_BYTES = _gauge("hot_cache_bytes", "Octets of contents held in memory for their first attempt.")
+
+MESSAGE_CHECKS = _counter(
+    "message_checks", "Messages that a check of the configuration found fault with.", "check", "action"
+)
 
 # Limits, warm-up and back-off. `key` is the provider of a schedule of its own, or * for all others together.
 LIMIT_DENIED = _counter("limit_denied", "Times that a site had mail, and a limit gave no permit.", "reason", "provider")

@@ -24,6 +24,7 @@ from fastrelay.schedule.state import (
     DELIVERED,
     EXPIRED,
     FAILED,
+    FLAG_VERP,
     POSSIBLE_DUPLICATE,
     QUEUED,
     REMOVED,
@@ -249,6 +250,8 @@ class Settler:
         else:
             state.status = DELIVERED if verdict.kind == "delivered" else FAILED
             app.engine.count(delivery.spool, COUNTERS[state.status], 1)
+        if delivery.record.flags & FLAG_VERP:
+            fields["mail_from"] = text(delivery.transaction.reverse_path)
         present = {key: value for key, value in fields.items() if value is not None}
         app.engine.event(verdict.kind, delivery.spool, delivery.msgid, present)
         return verdict.kind != "deferred"

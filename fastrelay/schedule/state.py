@@ -15,6 +15,12 @@ OUTCOMES = ("queued", "delivered", "failed", "expired", "suppressed", "removed")
 
 POSSIBLE_DUPLICATE = 1
 
+# Flags of a record that the cold paths ask for, as in _core/record.pxd
+FLAG_UNSIGNED = 16
+FLAG_VERP = 32
+FLAG_REQUIRETLS = 64
+FLAG_TLS_OPTIONAL = 128
+
 REPLY_KEPT_CHARACTERS = 512
 
 

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from fastrelay._core.commit cimport Spool
 from fastrelay._core.flows cimport Flow
-from fastrelay._core.index cimport Domain, Index, SiteQueue
+from fastrelay._core.index cimport Domain, Index, Message, SiteQueue
 from fastrelay._core.inflight cimport Inflight
 from fastrelay._core.limits cimport Gate, Rule, Waiting
 from fastrelay._core.record cimport Head, Record, Text
@@ -123,5 +123,5 @@ cdef class Engine:
     cdef int _event_accepted(self, Accepted a, Envelope envelope, bytes client, double wall, bytes warnings) except -1
     cdef int _event_names(self, uint32_t campaign, uint32_t tenant) except -1
     cdef Delivery _delivery(self, uint32_t m, Record record, bytes content, list numbers)
-    cdef bint _by_flags(self, Transaction tx, Record record, bytes content) except -1
+    cdef bint _by_flags(self, Transaction tx, Record record, bytes content, Message* message) except -1
     cdef int _event_delivered(self, Delivery delivery, Py_ssize_t i, bytes tail, double wall, double now) except -1

@@ -46,6 +46,7 @@ from fastrelay._core.index cimport (
 )
 from fastrelay._core.record cimport (
     FLAG_EIGHT_BIT,
+    FLAG_REQUIRETLS,
     FLAG_TLS_OPTIONAL,
     FLAG_UNSIGNED,
     FLAG_UTF8_ADDRESS,
@@ -250,7 +251,7 @@ cdef class Engine:
         if content is None:
             header = large.names        # its header was edited on the way to the file
             if header is not None:
-                fields = header[0]
+                fields, edited = header
         elif self.field_names and self._has_field(content, envelope.header_length):
             header = self.accept_edit(envelope)
             if header is not None:
@@ -262,7 +263,9 @@ cdef class Engine:
             if type(found) is bytes:
                 return found
             campaign, tenant, pool, priority, expire_s, not_before_ms = found
-        if fields is not None and "tls_optional" in fields:
+        if envelope.requiretls:
+            flags |= FLAG_REQUIRETLS        # the header field says nothing then (RFC 8689 section 5)
+        elif fields is not None and "tls_optional" in fields:
             flags |= FLAG_TLS_OPTIONAL
         variant = variant_of(flags)
         a = Accepted.__new__(Accepted)
@@ -286,10 +289,11 @@ cdef class Engine:
         a.msgid = spool.next_id()
         prefix = self._trace(envelope, trace_head, a.msgid, wall)
         if self.seal is not None:
-            header = edited or (envelope.header if content is None else content[:envelope.header_length])
+            if fields is None:
+                edited = envelope.header if content is None else content[:envelope.header_length]
             found = self.seal.seal(
-                envelope, header, content, None if content is not None else large.body_hashes, fields,
-                (campaign, tenant, pool, priority, expire_s, not_before_ms), self.message_id(a.msgid), wall,
+                envelope, edited, content, None if content is not None else large.hasher,
+                (campaign, tenant, pool, priority), self.message_id(a.msgid), wall,
             )
             if type(found) is bytes:
                 return found
@@ -1082,7 +1086,8 @@ cdef class Engine:
         tx.eight_bit = (flags & FLAG_EIGHT_BIT) != 0
         tx.utf8_header = (flags & FLAG_UTF8_HEADER) != 0
         tx.utf8_address = (flags & FLAG_UTF8_ADDRESS) != 0
-        if flags & (FLAG_UNSIGNED | FLAG_VERP) and not self._by_flags(tx, record, content):
+        tx.requiretls = (flags & FLAG_REQUIRETLS) != 0
+        if flags & (FLAG_UNSIGNED | FLAG_VERP) and not self._by_flags(tx, record, content, message):
             for s in numbers:
                 index.place(s, UNSIGNED)
             return None
@@ -1100,17 +1105,17 @@ cdef class Engine:
             index.place(s, IN_FLIGHT)
         return delivery
 
-    cdef bint _by_flags(self, Transaction tx, Record record, bytes content) except -1:
+    cdef bint _by_flags(self, Transaction tx, Record record, bytes content, Message* message) except -1:
         """What is made for each attempt: the signature of a message that waited for its key (False: it has to wait on),
         and the reverse-path of a recipient (VERP)."""
         cdef bytes made
         if record.head.flags & FLAG_UNSIGNED:
-            made = self.cold.sign(record, content)
+            made = self.cold.sign(record, content, message.spool, message.msgid)
             if made is None:
                 return False
             tx.prefix = made
         if record.head.flags & FLAG_VERP:
-            made = self.cold.reverse_path(record, tx.recipients[0])
+            made = self.cold.reverse_path(record, tx.recipients[0], message.spool, message.msgid)
             if made is not None:
                 tx.reverse_path = made
         return True
