@@ -67,7 +67,10 @@ def test_a_key_that_is_not_published_is_an_error_and_its_mend_helps(signing: Cli
     assert signing.mend("dkim") == 1
 
 
-OTHER = "p=MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBALNJ7VdpJkVbLkHhhsSSCTUU5pkAs2sGMVYtK8zwBNRKVgxYQmPVyxMZLTrEFmRRVBlfTNDfFu0WzVnQKNbrmR0CAwEAAQ=="
+OTHER = (
+    "p=MFwwDQYJKoZIhvcNAQEBBQADSwAwSAJBALNJ7VdpJkVbLkHhhsSSCTUU5pkAs2sGMVYtK8"
+    "zwBNRKVgxYQmPVyxMZLTrEFmRRVBlfTNDfFu0WzVnQKNbrmR0CAwEAAQ=="
+)
 
 
 @pytest.mark.parametrize(
