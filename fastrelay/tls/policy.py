@@ -141,7 +141,7 @@ def _key(
     level: str, dane: bool, mx: tuple[str, ...], sts_mode: str, requiretls: bool, optional: bool, secure_mx: bool
 ) -> str:
     parts = [] if level == "opportunistic" else [level]
-    if dane and level != "dane":
+    if dane:
         parts.append("tlsa")
     if sts_mode:
         digest = hashlib.blake2b(",".join(mx).encode(), digest_size=8).hexdigest()
