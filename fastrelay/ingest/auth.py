@@ -21,8 +21,10 @@ import asyncio
 import hmac
 import ipaddress
 import logging
+import math
 import secrets
 from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,7 @@ NOT_OFFERED = b"504 5.5.4 Mechanism not offered\r\n"
 DISABLED = b"525 5.7.13 This account is disabled; ask who runs the relay\r\n"
 
 HELD_SECONDS = 5.0  # a try that is due within so long is held back; one that is due later is told so
+EARLY_SECONDS = 0.05  # a timer may fire so long before its time
 FAILURES_OF_SESSION = 3
 REMEMBERED = 10_000
 REMEMBERED_SECONDS = 600.0
@@ -246,15 +249,19 @@ class Authenticator:
     def _may_be_looked_at(self, attempt: _Try, said: sasl.Password | sasl.Proven | sasl.Wrong) -> bool:
         """Whether it is time. Else the try is held back for a little, or refused."""
         wait = self.guard.wait(attempt.address, said.name, self._app.clock.monotonic())
-        if wait <= 0:
+        if wait <= EARLY_SECONDS:
             return True
         if wait > HELD_SECONDS or attempt.held is not None:
-            words = f"454 4.7.0 Too many failed authentications, try again in {int(wait) + 1} seconds\r\n"
+            words = f"454 4.7.0 Too many failed authentications, try again in {math.ceil(wait)} seconds\r\n"
             self._end(attempt, "delayed", words.encode())
             return False
         attempt.held = said
-        attempt.timer = asyncio.get_running_loop().call_later(wait, self._due, attempt, said)
+        attempt.timer = self._later(wait, self._due, attempt, said)
         return False
+
+    @staticmethod
+    def _later(seconds: float, act: Callable[..., None], *arguments: Any) -> asyncio.TimerHandle:
+        return asyncio.get_running_loop().call_later(seconds, act, *arguments)
 
     def _due(self, attempt: _Try, said: sasl.Password | sasl.Proven | sasl.Wrong) -> None:
         attempt.timer = None
@@ -431,7 +438,7 @@ class Authenticator:
         if not self._failed_since and not self._right_since:
             return
         failed = [[address, name, number] for (address, name), number in self._failed_since.items()]
-        self._app.report({"event": "auth", "failed": failed, "right": list(self._right_since)})
+        self._app.report({"event": "auth", "failed": failed, "right": [list(one) for one in self._right_since]})
         self._failed_since.clear()
         self._right_since.clear()
 
