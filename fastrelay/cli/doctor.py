@@ -19,7 +19,8 @@ EXIT_COULD_NOT_RUN = 3
 RELAY_SECONDS = 5.0
 
 EPILOG = """\b
-Sender domains are those of dkim.keys, senders and doctor.domains in the configuration, or --domain.
+Sender domains are those of dkim.keys, senders and doctor.domains in the configuration,
+or --domain.
 
 \b
 Examples:
