@@ -4,7 +4,7 @@ It owns the transport. Complete messages go to the engine; the reply comes back 
 stable storage. A content too large for memory goes to a file while it arrives (fastrelay/ingest/large.py), with
 reading paused while the disk is behind.
 
-At STARTTLS nothing more is read before the transport is uvloop's TLS over the same socket: what a client sent behind the
+At STARTTLS nothing is read before the transport is uvloop's TLS over the same socket: what a client sent behind the
 command is dropped by the machine, and what comes later can only be a part of the handshake. AUTH is the listener's
 (fastrelay/ingest/auth.py), which answers by `auth_challenge` and `auth_done`, at once or later.
 

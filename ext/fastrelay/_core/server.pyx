@@ -1,8 +1,8 @@
 """The SMTP server as a machine without sockets: octets and the time go in, replies, envelopes and contents come out.
 
 RFC 5321 with PIPELINING (2920), SIZE (1870), 8BITMIME (6152), SMTPUTF8 (6531), CHUNKING (3030, without BINARYMIME),
-DSN (3461), ENHANCEDSTATUSCODES (2034), LIMITS (9422), STARTTLS (3207), AUTH (4954) and REQUIRETLS (8689). Policy is the
-shell's, through `may_relay`, `verify_sender`, `verify_recipient`, `limits.refusal` and the answer to each message. So is
+DSN (3461), ENHANCEDSTATUSCODES (2034), LIMITS (9422), STARTTLS (3207), AUTH (4954) and REQUIRETLS (8689). Policy is
+the shell's, through `may_relay`, `verify_sender`, `verify_recipient`, `limits.refusal` and the answer to a message. So is
 the handshake, and what a mechanism of AUTH says: here are the lines, the base64 and the order of things.
 
 The shell feeds what it reads to `receive_bytes` (or `receive`), which uses it up or copies it, then drains `next_event`
@@ -291,7 +291,7 @@ cdef class SmtpServer:
 
     @property
     def backlog(self):
-        """Octets held: behind what waits for an answer, and content not yet fetched. The shell stops reading at some."""
+        """Octets held: behind what waits for an answer, and content not yet fetched. The shell stops at some."""
         return self._held.length - self._held_from + self._intake.chunk_octets
 
     @property
