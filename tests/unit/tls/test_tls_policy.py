@@ -64,8 +64,8 @@ def test_kinds() -> None:
 def test_words() -> None:
     words = intern(dane=True, sts_mode="enforce", mx=tuple(f"mx{n}.test" for n in range(5)), optional=True).words
     assert words == (
-        "TLS where it is offered; DANE at hosts with TLSA records; MTA-STS (enforce) allows mx0.test, mx1.test, mx2.test "
-        "and 2 more; the message says TLS-Required: No"
+        "TLS where it is offered; DANE at hosts with TLSA records; MTA-STS (enforce) allows mx0.test, mx1.test, "
+        "mx2.test and 2 more; the message says TLS-Required: No"
     )
     assert "none of the hosts" in intern(sts_mode="enforce").words
     assert intern(requiretls=True).words.endswith("the message has REQUIRETLS")
