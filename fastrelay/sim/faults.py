@@ -125,6 +125,7 @@ def _table() -> list[Fault]:
         *_reuse(),
         *_chunks(),
         *_missing_extensions(),
+        *_tls(),
     ]
     rows = [replace(row, extensions=_NO_BDAT) if "DATA" in row.play else row for row in rows]
     at_content = [row for row in rows if row.extensions == EXTENSIONS and {"BODY", "FINAL"} & set(row.play)]
@@ -317,6 +318,43 @@ def _missing_extensions() -> list[Fault]:
         Fault("no-extensions", row, extensions=(), **shared),  # type: ignore[arg-type]
         Fault("size-too-small", row, size_limit=1_000, content_octets=5_000, fates=FAILED, **shared),  # type: ignore[arg-type]
     ]
+
+
+def _tls() -> list[Fault]:
+    """STARTTLS that is refused, broken or abused, for a relay to whom TLS is no must: mail goes, in plain if need be.
+
+    `plain` False: TLS works, or what is said looks like an attack, so that plain would be wrong.
+    """
+    row, bad, abused = "STARTTLS refused or broken: plain", "any certificate will do", "octets behind the 220: abort"
+    good = {"tls": "good", "good_tls": "good"}
+    refused = Say(b"454 4.7.0 TLS not available\r\n")
+    faults = [
+        Fault("tls", bad, sessions=EVERY_SESSION, tls="good", plain=False),
+        *[
+            Fault(f"tls-{flaw}", bad, sessions=EVERY_SESSION, tls=flaw, plain=False)
+            for flaw in ("wrong-name", "expired", "self-signed")
+        ],
+        Fault("starttls-454", row, {"STARTTLS": ((refused,),)}, sessions=EVERY_SESSION, tls="good"),
+        Fault("starttls-502", row, _one("STARTTLS", Say(b"502 5.5.1 what\r\n")), **good),  # type: ignore[arg-type]
+        Fault("starttls-421", row, _one("STARTTLS", Say(b"421 4.3.2 bye\r\n"), Close()), **good),  # type: ignore[arg-type]
+        Fault("starttls-454-close", row, _one("STARTTLS", refused, Close()), **good),  # type: ignore[arg-type]
+        Fault("starttls-354", "garbage under pipelining", _one("STARTTLS", Say(b"354 go\r\n")), **good),  # type: ignore[arg-type]
+        Fault("starttls-injected", abused, _one("STARTTLS", Say(b"220 go\r\n250 PIPELINING\r\n")), plain=False, **good),  # type: ignore[arg-type]
+        Fault("tls-EHLO-421", row, {"EHLO": (USUAL, (Say(b"421 4.3.2 bye\r\n"), Close()))}, **good),  # type: ignore[arg-type]
+        Fault("tls-MAIL-reset", "close mid-DATA; 421 then FIN", _one("MAIL", Reset()), plain=False, **good),  # type: ignore[arg-type]
+        Fault("tls-final-lost", "final reply lost", _one("FINAL", Reset()), repeats=True, taken=True, plain=False, **good),  # type: ignore[arg-type]
+        Fault("tls-no-pipelining", bad, sessions=EVERY_SESSION, extensions=_PLAIN, tls="good", plain=False),
+        Fault("tls-split-replies", bad, sessions=EVERY_SESSION, split=True, tls="good", plain=False),
+        Fault("tls-big", bad, sessions=EVERY_SESSION, content_octets=_BIG, tls="good", plain=False),
+    ]
+    for stage in ("STARTTLS", "HANDSHAKE", "TLS"):
+        faults += [
+            Fault(f"close-{stage}", row, _one(stage, Close()), **good),  # type: ignore[arg-type]
+            Fault(f"reset-{stage}", row, _one(stage, Reset()), **good),  # type: ignore[arg-type]
+            Fault(f"mute-{stage}", row, _one(stage, Mute()), slow=True, **good),  # type: ignore[arg-type]
+        ]
+    garbage = _one("HANDSHAKE", Say(b"\x15\x03\x01\x00\x02\x02\x28" * 20), Close())
+    return [*faults, Fault("garbage-HANDSHAKE", row, garbage, **good)]  # type: ignore[arg-type]
 
 
 FAULTS: dict[str, Fault] = {fault.name: fault for fault in _table()}

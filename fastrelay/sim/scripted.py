@@ -340,7 +340,8 @@ class _Session:
 
     async def _linger(self) -> None:
         """FIN, then read what still comes: closing with unread octets would send RST and destroy our last reply."""
-        self._writer.write_eof()
+        if self._writer.can_write_eof():  # not under TLS
+            self._writer.write_eof()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER_SECONDS):
                 while await self._reader.read(READ_OCTETS):

@@ -23,6 +23,7 @@ TIMEOUTS = {
     "body": "20s",
     "body_progress": "10s",
 }
+TLS = {"outbound": {"handshake_timeout": DEADLINE}}
 
 
 @dataclass
@@ -55,7 +56,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
     with Simulation() as net:
         for fault in FAULTS.values():
             net.fault(domain_of(fault), fault)
-        config = net.relay_config(delivery={"timeouts": TIMEOUTS, "idle_timeout": "500ms"})
+        config = net.relay_config(delivery={"timeouts": TIMEOUTS, "idle_timeout": "500ms"}, tls=TLS)
         with RelayProcess(tmp_path_factory.mktemp("faults"), config) as relay:
             for number, fault in enumerate(FAULTS.values()):
                 relay.submit(content_of(number, fault), recipients_of(fault))
@@ -84,6 +85,7 @@ def test_fault_loses_and_repeats_nothing(played: Played, name: str) -> None:
     for recipient in recipients_of(fault):
         _judge(fault, host, played.events, recipient, dialogue)
     assert host.account.violations == [], dialogue
+    assert fault.plain or host.plain_messages == 0, f"mail went in plain\n{dialogue}"
 
 
 def _judge(fault: Fault, host: ScriptedMx, events: list[dict[str, Any]], recipient: str, dialogue: str) -> None:

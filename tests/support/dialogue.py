@@ -67,6 +67,12 @@ class Wire:
         self._settle()
         return result
 
+    def tls(self, verified: bool = False) -> Wire:
+        """The shell has made TLS."""
+        self.machine.tls_started(self.now, verified)
+        self._settle()
+        return self
+
     def call_chunk(self, octets: bytes, last: bool) -> bool:
         taken = self.machine.chunk(octets, last, self.now)
         self._settle()
