@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from fastrelay.config.schema import Config, Listener
+from fastrelay.config.templates import uses_reference
 from fastrelay.config.units import format_size
 from fastrelay.errors import ConfigError, ConfigProblem, HostError
 
@@ -159,6 +160,21 @@ class HostCheck:
         for found in Keyring(self.config.dkim).load():
             (self.warn if found.warning else self.problem)(found.path, found.problem, found.mend)
 
+    def check_reference_key(self) -> None:
+        """The key of our references can be read, where it is there already, or was named."""
+        from fastrelay.feedback.reference import KEY_FILE, KeyFileError, read_key
+
+        compose = self.config.compose
+        if not uses_reference(compose):
+            return
+        path = compose.reference_key or os.path.join(self.config.state_dir, KEY_FILE)
+        try:
+            if compose.reference_key or os.path.exists(path):
+                read_key(path)
+        except KeyFileError as error:
+            mend = "make one: umask 077; openssl rand -hex 32 > FILE" if not os.path.exists(path) else "check the file"
+            self.problem("compose.reference_key", str(error), mend)
+
     def check_users(self) -> None:
         """The users file can be read, is sound, and is kept from others."""
         path = self.config.auth.users
@@ -182,6 +198,19 @@ class HostCheck:
                     f"user {name} of {path} has the pool {account.mail.pool!r}, which is none: the mail is refused",
                     f"fastrelay user set {name} --pool NAME; the pools are {', '.join(sorted(pools))}",
                 )
+
+    def check_run_as(self) -> None:
+        """The user and group that the relay becomes are there."""
+        from fastrelay.admin.privileges import identity
+
+        run_as = self.config.run_as
+        if run_as.user is None:
+            return
+        try:
+            identity(run_as.user, run_as.group)
+        except LookupError as error:
+            mend = "create it (useradd --system --shell /usr/sbin/nologin NAME), or name another"
+            self.problem("run_as.group" if "group" in str(error) else "run_as.user", str(error), mend)
 
     def check_open_files(self) -> None:
         """The open-file limit is above what the connections need."""
@@ -210,7 +239,9 @@ def check_host(
     if listeners:
         check.check_listeners()
     check.check_dkim_keys()
+    check.check_reference_key()
     check.check_users()
+    check.check_run_as()
     check.check_open_files()
     check.check_workers()
     return check.findings

@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from fastrelay.config.compose_rules import COMPOSE_RULES
+from fastrelay.config.doctor_rules import check_doctor
 from fastrelay.config.units import format_duration
 
 if TYPE_CHECKING:
@@ -98,4 +100,10 @@ def _dkim_lifetime(config: Config, rules: Rules) -> None:
         )
 
 
-DKIM_RULES: list[Callable[[Config, Rules], None]] = [_dkim_keys, _dkim_fields, _dkim_lifetime]
+DKIM_RULES: list[Callable[[Config, Rules], None]] = [
+    _dkim_keys,
+    _dkim_fields,
+    _dkim_lifetime,
+    *COMPOSE_RULES,
+    check_doctor,
+]

@@ -38,6 +38,7 @@ from fastrelay.errors import FastrelayError
 
 VERSION = "f"
 KEY_OCTETS = 32
+KEY_FILE = "reference.key"  # in the state directory
 HASH_OCTETS = 4
 LONGEST = 400  # characters; one line of a header field takes it
 _CONTEXT = [b"fastrelay reference 1"]

@@ -164,6 +164,6 @@ class Checks:
                 self._count(name, "refuse")
                 return f"550 {status} Message refused: {words} (check {name})\r\n".encode("ascii", "replace"), []
         warnings: list[str] = [name for name, check in self._warn if check(seen)]
-        for name in warnings:
-            self._count(name, "warn")
+        for found in warnings:
+            self._count(found, "warn")
         return b"", warnings

@@ -26,8 +26,8 @@ from typing import Any
 
 from fastrelay._core.canon import Fields
 from fastrelay.config.security import Compose
+from fastrelay.config.templates import Template, local_text
 from fastrelay.feedback.reference import References
-from fastrelay.ingest.templates import Template, local_text
 
 LOCAL_OCTETS = 64  # RFC 5321 section 4.5.3.1.1
 PATH_OCTETS = 254

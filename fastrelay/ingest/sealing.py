@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastrelay.config.schema import Config
+from fastrelay.config.templates import uses_reference
 from fastrelay.dkim.keys import Keyring
 from fastrelay.dkim.sign import Signer
-from fastrelay.feedback.reference import References, obtain_key, read_key
+from fastrelay.feedback.reference import KEY_FILE, References, obtain_key, read_key
 from fastrelay.ingest.checks import Checks
 from fastrelay.ingest.compose import Composer
 from fastrelay.ingest.seal import Seal
-from fastrelay.ingest.templates import faults, names_in
 from fastrelay.metrics import names
 from fastrelay.schedule.unsigned import Unsigned
 
@@ -26,19 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-REFERENCE_KEY = "reference.key"  # in the state directory
+
 LOOK_SECONDS = 5  # how often key files are looked at
-
-__all__ = ["Sealing", "faults", "uses_reference"]
-
-
-def uses_reference(config: Config) -> bool:
-    """Whether anything that is composed has our reference in it."""
-    compose = config.compose
-    templates = (
-        compose.list_unsubscribe, compose.list_unsubscribe_mailto, compose.feedback_id, compose.reverse_path,
-    )  # fmt: skip
-    return compose.reference is not None or any("reference" in names_in(one) for one in templates if one)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +85,14 @@ class Sealing:
         )  # fmt: skip
         if not any(asked):
             return None
-        references = self._references_of(compose.reference_key) if uses_reference(config) else None
+        references = self._references_of(compose.reference_key) if uses_reference(compose) else None
         return Composer(compose, config.hostname, references)
 
     def _references_of(self, path: str | None) -> References:
         """By a key that the operator gave, or our own. It is read once: who reloads may not be allowed to any more."""
         kept = self._references.get(path)
         if kept is None:
-            key = read_key(path) if path else obtain_key(os.path.join(self._app.state_dir, REFERENCE_KEY))
+            key = read_key(path) if path else obtain_key(os.path.join(self._app.state_dir, KEY_FILE))
             kept = self._references[path] = References(key)
         return kept
 

@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 from urllib.parse import quote
 
+from fastrelay.config.security import Compose
+
 PLACEHOLDERS = (
     "recipient", "local", "domain", "sender_domain", "campaign", "tenant", "pool", "id", "reference",
 )  # fmt: skip
@@ -94,6 +96,19 @@ class Template:
 def names_in(text: str) -> frozenset[str]:
     """The placeholders in a template."""
     return frozenset(_PLACEHOLDER.findall(text))
+
+
+def plain(text: str) -> str:
+    """A template with a letter for each placeholder: what its form is checked by."""
+    return _PLACEHOLDER.sub("x", text)
+
+
+def uses_reference(compose: Compose) -> bool:
+    """Whether anything that is composed has our reference in it."""
+    templates = (
+        compose.list_unsubscribe, compose.list_unsubscribe_mailto, compose.feedback_id, compose.reverse_path,
+    )  # fmt: skip
+    return compose.reference is not None or any("reference" in names_in(one) for one in templates if one)
 
 
 def faults(text: str) -> list[str]:
