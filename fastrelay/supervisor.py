@@ -38,6 +38,8 @@ from fastrelay.admin.host import old_slab_slots, orphans, raise_open_files, resi
 from fastrelay.admin.lock import StateLock
 from fastrelay.admin.log import start_logging
 from fastrelay.admin.notify import Notifier
+from fastrelay.admin.privileges import harden
+from fastrelay.admin.statedir import identity_of, take_state_dir
 from fastrelay.admin.suspensions import DATABASES, Suspensions
 from fastrelay.admin.workers import RESTART_FIRST_SECONDS, StartFailed, WorkerGone, WorkerSlot
 from fastrelay.clock import Clock, RealClock, iso_utc
@@ -622,24 +624,14 @@ class Supervisor:
         return facts
 
 
-def take_state_dir(config: Config, config_path: str) -> StateLock:
-    """Make the state directory if need be, and hold it. Raises StateHeld, HostError."""
-    try:
-        os.makedirs(config.state_dir, mode=0o750, exist_ok=True)
-        return StateLock(config.state_dir)
-    except OSError as error:
-        findings = check_host(config, config_path, listeners=False)
-        problem = ConfigProblem(config_path, 0, "state_dir", f"{config.state_dir}: {error.strerror}", "mend it")
-        raise HostError([found for found in findings.problems if found.path == "state_dir"] or [problem]) from error
-
-
 def run(config: Config, config_path: str, *, worker_command: Sequence[str] = WORKER_COMMAND) -> int:
     """Run the relay in the foreground until a signal ends it; the exit code.
 
     Raises StateHeld if another relay holds the state directory, HostError if this host cannot run the configuration.
     """
     start_logging("supervisor")
-    lock = take_state_dir(config, config_path)
+    harden()
+    lock = take_state_dir(config, config_path, identity_of(config, config_path))
     try:
         for warning in require_host(config, config_path):
             log.warning("%s", warning)

@@ -24,6 +24,7 @@ from fastrelay._core.table import Table
 from fastrelay.admin.child import CONTROL_FD, die_with_parent
 from fastrelay.admin.commands import Commands
 from fastrelay.admin.log import start_logging
+from fastrelay.admin.privileges import drop, harden
 from fastrelay.app import App
 from fastrelay.clock import RealClock
 from fastrelay.config.schema import from_builtins
@@ -80,6 +81,7 @@ class Worker:
             slab=Slab(start["slab"]),
         )
         self.app.report = self._say
+        self.app.on_bound = drop
         self.app.set_limits(start.get("limits", {}))
         self.app.tls.sts.take(kept_of(start.get("mta_sts", [])))
         self._commands = Commands(self.app)
@@ -125,6 +127,7 @@ def words_of(error: BaseException) -> str:
 
 
 def main() -> int:
+    harden()
     die_with_parent()
     channel = socket.socket(fileno=int(os.environ[CONTROL_FD]))
     channel.setblocking(False)

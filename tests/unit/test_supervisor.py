@@ -21,11 +21,12 @@ from support.net import free_endpoint
 from fastrelay import supervisor as supervisor_module
 from fastrelay._core.slab import Slab
 from fastrelay.admin import workers as workers_module
+from fastrelay.admin.statedir import take_state_dir
 from fastrelay.config.load import load
 from fastrelay.errors import HostError, StateHeld
 from fastrelay.metrics import names
 from fastrelay.metrics.collector import SlabCollector
-from fastrelay.supervisor import Supervisor, take_state_dir
+from fastrelay.supervisor import Supervisor
 
 FAKE_WORKER = [sys.executable, str(Path(__file__).with_name("fake_worker.py"))]
 REPO = str(Path(__file__).resolve().parents[2])
