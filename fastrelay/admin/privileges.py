@@ -104,11 +104,16 @@ def become(who: Identity) -> None:
 
 
 def drop() -> None:
-    """All capabilities of a process that is not root's. On the only thread. Raises OSError."""
+    """All capabilities of a process that is not root's. On the only thread.
+
+    Where a system call filter forbids capset(2), as that of our unit file does, the right to bind low ports stays with
+    this process, and no program that it starts has it.
+    """
     if os.geteuid() == 0 or not permitted():
         return
     _prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, fails=True)
-    _capset(0)
+    with contextlib.suppress(PermissionError):
+        _capset(0)
 
 
 def permitted() -> int:

@@ -119,6 +119,20 @@ subprocess.run(["/bin/grep", "-E", "CapEff|NoNewPrivs", "/proc/self/status"], cw
     assert told == [f"CapEff:\t{BIND_ONLY:016x}", "NoNewPrivs:\t1"]
 
 
+@needs_root
+def test_a_filter_that_forbids_capset_is_lived_with() -> None:
+    code = """
+from fastrelay.admin import privileges
+become(identity("nobody"))
+def forbidden(*rest, **more):
+    raise PermissionError(1, "capset")
+privileges._capset = forbidden
+drop()
+print(status("CapAmb"))
+"""
+    assert child(code) == ["0" * 16]
+
+
 def test_drop_leaves_root_alone() -> None:
     if os.geteuid() == 0:
         assert child("before = permitted(); drop(); print(permitted() == before)") == ["True"]
