@@ -344,7 +344,7 @@ def _networks(config: Config, rules: Rules) -> None:
                 f"{network} lets a large part of the public internet relay",
                 "name only your own networks",
             )
-    if not config.relay_networks and config.listeners.smtp:
+    if not config.relay_networks and config.listeners.smtp and config.auth.users is None:
         rules.warn(
             "relay_networks", "is empty, so every recipient is refused", 'name who may relay, such as "127.0.0.0/8"'
         )
