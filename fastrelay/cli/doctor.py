@@ -32,11 +32,17 @@ Examples:
 \b
 Severities: error (mail is rejected, junked or lost), warning (it will be, or may be),
 unknown (could not tell), note (could be better), ok.
-Exit codes: 0 neither errors nor warnings; 1 warnings; 2 errors; 3 could not run: no sound
-configuration, or nothing could be looked up.
+Exit codes: 0 neither errors nor warnings; 1 warnings; 2 errors (or wrong usage); 3 could
+not run: no sound configuration, or nothing could be looked up.
 
 \b
 Checks: """
+
+
+class NoConfiguration(click.UsageError):
+    """There is no configuration to look at."""
+
+    exit_code = EXIT_COULD_NOT_RUN
 
 
 def _checks_text() -> str:
@@ -80,7 +86,7 @@ def doctor(
     from fastrelay.errors import ConfigError
 
     try:
-        config = _load(require_config(config_path), sources)
+        config = _load(_named(config_path), sources)
         wish = _wish(domains, sources, only, quick)
     except ConfigError as error:
         show_error(error, as_json)
@@ -95,6 +101,14 @@ def doctor(
 
         show(found, show_all)
     ctx.exit(found.exit_code())
+
+
+def _named(config_path: str | None) -> str:
+    """The configuration file; that there is none is no fault of the mail, so not the exit code of errors."""
+    try:
+        return require_config(config_path)
+    except click.UsageError as error:
+        raise NoConfiguration(error.message) from None
 
 
 def _load(path: str, sources: tuple[str, ...]) -> Config:

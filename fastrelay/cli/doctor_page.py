@@ -27,7 +27,7 @@ INDENT = 2 + 2 + CHECK_COLUMN + 1  # margin, mark, name of the check, gap
 
 MARKS = {"ok": "✓", "note": "·", "unknown": "?", "warning": "!", "error": "✗"}
 COLOURS = {"ok": "green", "note": "cyan", "unknown": "magenta", "warning": "yellow", "error": "red"}
-TITLES = {"source": "", "domain": "sender domain ", "tls": "", "host": ""}
+TITLES = {"source": "", "domain": "sender domain ", "tls": "", "relay": "", "host": ""}
 
 
 def show(report: Report, show_all: bool) -> None:
@@ -102,7 +102,14 @@ def summary(report: Report) -> str:
 def words(name: str) -> str:
     """A check as people read it."""
     known = {"unknown": "could not tell", "ptr": "PTR", "ehlo": "EHLO", "helo_spf": "EHLO SPF", "spf": "SPF"}
-    known |= {"dkim": "DKIM", "dmarc": "DMARC", "mx": "MX", "mta_sts": "MTA-STS", "tls_rpt": "TLS-RPT"}
+    known |= {
+        "dkim": "DKIM",
+        "dmarc": "DMARC",
+        "mx": "MX",
+        "mta_sts": "MTA-STS",
+        "tls_rpt": "TLS-RPT",
+        "outbound_tls": "outbound TLS",
+    }
     return known.get(name, name.replace("_", " "))
 
 

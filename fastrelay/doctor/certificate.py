@@ -127,6 +127,9 @@ def _key(config: Config, one: x509.Certificate) -> list[Finding]:
     assert path is not None
     try:
         private = load_pem_private_key(_read(path), None)
+    except PermissionError:
+        found = f"could not tell whether the key fits: {path} cannot be read by this user"
+        return [_finding("unknown", found, "run the doctor as the relay's user, or as root")]
     except (OSError, ValueError, TypeError) as error:
         return [
             _finding("error", f"the key in {path} cannot be used ({_words(error)})", "name its PEM file in tls.key")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import os
 from email.utils import formatdate
 
 import msgspec
@@ -64,6 +65,9 @@ async def check_key(look: Look, slot: Slot) -> list[Finding]:
     key = slot.key
     if key is None:
         trouble = slot.trouble
+        if os.path.exists(one.key) and not os.access(one.key, os.R_OK):
+            hidden = f"could not tell: {one.key} cannot be read by this user"
+            return [_finding(subject, "unknown", hidden, "", "run the doctor as the relay's user, or as root")]
         return [
             _finding(
                 subject,

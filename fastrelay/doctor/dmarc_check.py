@@ -102,7 +102,8 @@ async def _alignment(look: Look, domain: SenderDomain, walk: Walk, policy: Polic
     spf_fits = await aligned(dns, walk, name, domain.envelope, policy.aspf)
     spf = spf_fits and await _spf_passes(look, domain)
     if dkim and spf:
-        return []
+        found = f"DKIM (d={dkim[0]}) and SPF (reverse-path in {domain.envelope}) align"
+        return [Finding(check="dmarc", subject=name, severity="ok", found=found)]
     parts = [_dkim_words(dkim, signing, policy), _spf_words(spf_fits, spf, domain, policy)]
     changes = {}
     if not dkim and signing and policy.adkim == "s" and await _any_aligned(dns, walk, name, signing):

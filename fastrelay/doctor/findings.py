@@ -15,7 +15,7 @@ from typing import Literal
 import msgspec
 
 Severity = Literal["ok", "note", "unknown", "warning", "error"]
-Area = Literal["source", "domain", "tls", "host"]
+Area = Literal["source", "domain", "tls", "relay", "host"]
 
 SEVERITIES: tuple[Severity, ...] = ("ok", "note", "unknown", "warning", "error")  # from good to bad
 
@@ -34,6 +34,8 @@ CHECKS: dict[str, tuple[Area, str]] = {
     "mta_sts": ("domain", "MTA-STS record of the sender domain"),
     "tls_rpt": ("domain", "TLS-RPT record of the sender domain"),
     "certificate": ("tls", "the certificate of our listeners"),
+    "outbound_tls": ("relay", "TLS with MX hosts"),
+    "unsubscribe": ("relay", "one-click unsubscribing"),
     "resolver": ("host", "does the resolver validate DNSSEC?"),
     "clock": ("host", "is the clock set?"),
     "open_files": ("host", "open files for the configured connections"),

@@ -59,6 +59,10 @@ RESOLVER = (
     "without validation DANE policies of recipient domains are not seen, and forged DNS answers are believed (RFC 7672)"
 )
 RESOLVER_REMOTE = "an answer's AD bit is only as good as the way to the nameserver (RFC 7672 2.1, RFC 8484)"
+OUTBOUND_TLS = f"Gmail wants TLS from bulk senders; GMX, Orange and Comcast want it, too ({BULK_RULES})"
+UNSUBSCRIBE = (
+    f"Gmail and Yahoo want one-click unsubscribing in marketing mail (RFC 8058), honoured in two days ({BULK_RULES})"
+)
 PORT_25 = "many hosting companies block outbound port 25; no mail can be delivered then"
 CLOCK = (
     "Date fields, signatures (t=, x=), TLS certificates and warm-up days depend on the clock; wrong dates are junked"

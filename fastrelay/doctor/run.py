@@ -23,6 +23,7 @@ from fastrelay.doctor import (
     mx_check,
     names_check,
     network_check,
+    policy_check,
     spf_check,
 )
 from fastrelay.doctor.findings import CHECKS, SEVERITIES, SLOW_CHECKS, Finding, Report
@@ -56,6 +57,8 @@ DOMAIN_CHECKS: dict[str, Callable[[Look, SenderDomain], Awaitable[list[Finding]]
 }
 HOST_CHECKS: dict[str, Callable[[Look], Awaitable[list[Finding]]]] = {
     "certificate": certificate.check_certificate,
+    "outbound_tls": policy_check.check_outbound_tls,
+    "unsubscribe": policy_check.check_unsubscribe,
     "resolver": network_check.check_resolver,
     "clock": host_check.check_clock,
     "open_files": host_check.check_open_files,

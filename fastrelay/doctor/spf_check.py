@@ -26,9 +26,10 @@ Judged = list[tuple[Sender, SpfResult]]
 async def check_spf(look: Look, domain: SenderDomain) -> list[Finding]:
     """Every address that sends for a domain, in as few findings as the mends allow."""
     senders = [sender for sender in domain.senders if sender.usable]
-    if not senders:
-        return []
     name = domain.envelope
+    if not senders:
+        found = "could not tell: no source that sends for it has an address that the outside can see"
+        return [Finding(check="spf", subject=name, severity="unknown", found=found)]
     judged: Judged = [
         (sender, await check_host(look.dns, sender.address, name, helo=sender.ehlo)) for sender in senders
     ]

@@ -141,5 +141,4 @@ def envelope_domain(config: Config, domain: str) -> str:
     template = config.compose.reverse_path
     if template is None:
         return domain
-    made = template.rpartition("@")[2].replace("{sender_domain}", domain).strip().lower()
-    return domain if "{" in made else made
+    return template.rpartition("@")[2].strip().lower()

@@ -89,6 +89,15 @@ def test_a_configuration_at_fault_exits_with_3(clinic: Clinic) -> None:
     assert "hostname" in result.stderr
 
 
+def test_no_configuration_exits_with_3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FASTRELAY_CONFIG", raising=False)
+    monkeypatch.setattr("fastrelay.cli.options.DEFAULT_CONFIGS", ("fastrelay.yaml",))
+    result = CliRunner().invoke(cli, ["doctor"])
+    assert result.exit_code == 3
+    assert "no configuration" in result.stderr
+
+
 def test_no_dns_at_all_exits_with_3(served: Clinic) -> None:
     served.settings["doctor"]["timeout"] = "100ms"
     served.settings["dns"] = {"nameservers": ["127.0.0.1:1"]}

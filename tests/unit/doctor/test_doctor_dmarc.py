@@ -204,7 +204,10 @@ def test_a_policy_above_counts_for_a_domain_below(signed: Clinic, txt: Any) -> N
     txt(signed.zone, "a.news.example", "v=spf1 ip4:192.0.2.0/24 -all")
     txt(signed.zone, "_dmarc.news.example", "v=DMARC1; p=none; sp=reject; rua=mailto:d@news.example")
     found = signed.look("dmarc", domains=["a.news.example"])
-    assert [one.found for one in found] == ["p=reject, from _dmarc.news.example"]
+    assert [one.found for one in found] == [
+        "p=reject, from _dmarc.news.example",
+        "DKIM (d=news.example) and SPF (reverse-path in a.news.example) align",
+    ]
 
 
 def test_reports_to_another_domain_want_its_consent(signed: Clinic, txt: Any) -> None:

@@ -117,9 +117,10 @@ def test_a_private_address_is_an_error_and_nothing_else_is_guessed(clinic: Clini
     clinic.settings["delivery"] = {}
     clinic.settings["sources"] = [{"name": "a", "address": "10.0.0.5"}]
     clinic.settings["doctor"] = {"domains": ["news.example"]}
-    (finding,) = clinic.bad("address", "ptr", "ehlo", "helo_spf", "block_lists", "spf")
-    assert (finding.check, finding.severity) == ("address", "error")
-    assert "public_address" in finding.mend
+    address, spf = clinic.bad("address", "ptr", "ehlo", "helo_spf", "block_lists", "spf")
+    assert (address.check, address.severity) == ("address", "error")
+    assert "public_address" in address.mend
+    assert (spf.check, spf.severity) == ("spf", "unknown")
 
 
 def test_a_public_address_is_fine(clinic: Clinic) -> None:

@@ -59,7 +59,7 @@ def test_a_whole_look_has_a_finding_of_every_check(news: Clinic) -> None:
     # No certificate, and no secrets, so there is nothing to say of them.
     assert {one.check for one in found.findings} == set(CHECKS) - {"certificate", "secrets"}
     assert found.complete
-    assert {one.subject for one in found.findings} == {"source a", "source b", "news.example", "host"}
+    assert {one.subject for one in found.findings} == {"source a", "source b", "news.example", "configuration", "host"}
 
 
 def test_findings_come_by_area_and_subject(news: Clinic) -> None:
@@ -67,7 +67,7 @@ def test_findings_come_by_area_and_subject(news: Clinic) -> None:
     order = list(dict.fromkeys(area for area, _ in CHECKS.values()))
     assert areas == sorted(areas, key=order.index)
     subjects = [one.subject for one in news.look()]
-    assert list(dict.fromkeys(subjects)) == ["source a", "source b", "news.example", "host"]
+    assert list(dict.fromkeys(subjects)) == ["source a", "source b", "news.example", "configuration", "host"]
 
 
 def test_quick_leaves_out_what_is_slow(news: Clinic) -> None:
@@ -130,6 +130,31 @@ def test_a_question_is_asked_once() -> None:
 
     asyncio.run(ask())
     assert asked == ["a.example"]
+
+
+# --- the configuration ---
+
+
+@pytest.mark.parametrize(
+    ("outbound", "severity"),
+    [({}, "ok"), ({"level": "none"}, "error"), ({"domains": {"old.example": "none"}}, "note")],
+)
+def test_tls_with_mx_hosts_is_wanted(clinic: Clinic, outbound: dict[str, Any], severity: str) -> None:
+    clinic.settings["tls"] = {"outbound": outbound}
+    assert [one.severity for one in clinic.look("outbound_tls")] == [severity]
+
+
+@pytest.mark.parametrize(
+    ("settings", "severity"),
+    [
+        ({}, "note"),
+        ({"checks": {"warn": ["unsubscribe"]}}, "ok"),
+        ({"compose": {"list_unsubscribe": "https://news.example/u/{reference}"}}, "ok"),
+    ],
+)
+def test_somebody_sees_to_unsubscribing(clinic: Clinic, settings: dict[str, Any], severity: str) -> None:
+    clinic.settings.update(settings)
+    assert [one.severity for one in clinic.look("unsubscribe")] == [severity]
 
 
 # --- subjects ---

@@ -288,7 +288,7 @@ def test_only_the_pool_of_a_sender_domain_must_pass(news: Clinic) -> None:
 
 
 def test_spf_is_that_of_the_reverse_path_which_compose_makes(news: Clinic) -> None:
-    news.settings["compose"] = {"reverse_path": "b+{reference}@bounces.{sender_domain}"}
+    news.settings["compose"] = {"reverse_path": "b+{reference}@bounces.news.example"}
     (finding,) = news.look("spf")
     assert finding.subject == "bounces.news.example"
 
