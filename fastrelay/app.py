@@ -307,6 +307,7 @@ class App:
             task.cancel()
         await self.tls.close()
         self.balance.stop()
+        self.listener.close()
         self.gates.close()
         for spool in self.engine.spools:
             spool.close()

@@ -17,6 +17,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from fastrelay.clock import RealClock
 from fastrelay.config.schema import Config, Listener
 from fastrelay.config.templates import uses_reference
 from fastrelay.config.units import format_size
@@ -175,6 +176,24 @@ class HostCheck:
             mend = "make one: umask 077; openssl rand -hex 32 > FILE" if not os.path.exists(path) else "check the file"
             self.problem("compose.reference_key", str(error), mend)
 
+    def check_certificate(self) -> None:
+        """The certificate that clients see, and its key, can be used."""
+        from fastrelay.tls.server import SOON_SECONDS, CertificateFault, load
+
+        tls, wall = self.config.tls, RealClock().wall()
+        if tls.certificate is None:
+            return
+        try:
+            days = (load(tls, wall).expires - wall) / 86400
+        except CertificateFault as fault:
+            self.problem(fault.key, fault.problem, fault.mend)
+            return
+        if days * 86400 < SOON_SECONDS:
+            self.warn("tls.certificate", f"expires in {days:.1f} days", "renew it; a new file is taken over by itself")
+        path, key = ("tls.key", tls.key) if tls.key else ("tls.certificate", tls.certificate)
+        if os.stat(key).st_mode & 0o004:
+            self.warn(path, "holds a private key, and every user of this host may read it", f"chmod o= {key}")
+
     def check_users(self) -> None:
         """The users file can be read, is sound, and is kept from others."""
         path = self.config.auth.users
@@ -240,6 +259,7 @@ def check_host(
         check.check_listeners()
     check.check_dkim_keys()
     check.check_reference_key()
+    check.check_certificate()
     check.check_users()
     check.check_run_as()
     check.check_open_files()

@@ -5,6 +5,7 @@ Each looks at a whole configuration whose parts are sound; files are looked at b
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -14,6 +15,46 @@ if TYPE_CHECKING:
     from fastrelay.config.schema import Config
 
 _MAILBOX = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{1,255}")
+
+
+def _certificate(config: Config, rules: Rules) -> None:
+    """A key belongs to a certificate, and a listener with TLS needs one."""
+    if not rules.sound("tls", "listeners"):
+        return
+    if config.tls.certificate is not None:
+        return
+    if config.tls.key is not None:
+        rules.problem("tls.key", "is given without tls.certificate", "name the certificate too, or leave both away")
+    for index, listener in enumerate(config.listeners.smtp):
+        if listener.tls in ("starttls", "implicit"):
+            rules.problem(
+                f"listeners.smtp[{index}].tls",
+                f"is {listener.tls}, but there is no certificate",
+                "name one in tls.certificate, or write none",
+            )
+
+
+def _ports(config: Config, rules: Rules) -> None:
+    """Clients know by the port how TLS begins (RFC 8314), and whoever may speak the PROXY protocol may be anybody."""
+    for index, listener in enumerate(config.listeners.smtp):
+        path = f"listeners.smtp[{index}]"
+        if not rules.sound(path, "tls"):
+            continue
+        port = listener.address[1]
+        if port == 465 and listener.tls != "implicit":
+            rules.warn(f"{path}.tls", "is not implicit, as clients expect of port 465 (RFC 8314)", "write implicit")
+        if port in (25, 587) and listener.tls == "implicit":
+            rules.warn(
+                f"{path}.tls",
+                f"is implicit, but clients expect STARTTLS of port {port}",
+                "write starttls, or use port 465",
+            )
+        if any(ipaddress.ip_network(one).prefixlen == 0 for one in listener.proxy_from):
+            rules.warn(
+                f"{path}.proxy_from",
+                "lets everybody say what address they come from, and so relay",
+                "name the addresses of the load balancers",
+            )
 
 
 def _reports(config: Config, rules: Rules) -> None:
@@ -34,4 +75,4 @@ def _reports(config: Config, rules: Rules) -> None:
         )
 
 
-TLS_RULES: list[Callable[[Config, Rules], None]] = [_reports]
+TLS_RULES: list[Callable[[Config, Rules], None]] = [_certificate, _ports, _reports]

@@ -426,6 +426,12 @@ class Listener:
         self.tls.look(now)
         self.auth.tick(now)
 
+    def close(self) -> None:
+        """The worker ends; connections were cut before."""
+        for task in (*self._opening, *self._upgrading):
+            task.cancel()
+        self.auth.close()
+
     def shut_idle(self, now: float) -> int:
         """421 to every connection without a message in hand; gives how many are still busy."""
         busy = 0

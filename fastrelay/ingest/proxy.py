@@ -1,6 +1,6 @@
 """The PROXY protocol, versions 1 and 2: a load balancer says in a header whom a connection comes from.
 
-`ProxyHeader` is a parser without a socket: it takes octets and tells how many of them were the header's, never one beyond.
+`ProxyHeader` is a parser without a socket: it takes octets and tells how many of them were the header's, never more.
 `read_header` feeds it from a socket with MSG_PEEK and then reads just those, so that whatever follows (a TLS handshake,
 SMTP) is still unread. Strict: a header is either sound to the last octet, or the connection is refused.
 

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 5.0  # how often the files are looked at
 CIPHERS_1_2 = "ECDHE+AESGCM:ECDHE+CHACHA20"  # those of TLS 1.3 are all sound
+SOON_SECONDS = 14 * 86400.0  # before the end, `fastrelay check` warns
 SHUTDOWN_SECONDS = 3.0  # for a client to answer our close_notify
 RESULTS = ("ok", "alert", "protocol", "timeout", "lost")
 

@@ -1,4 +1,4 @@
-"""An SMTP client that says exactly what a test tells it to, in the clear and over TLS. It blocks: use it in a thread."""
+"""An SMTP client that says just what a test tells it to, in the clear and over TLS. It blocks, so it wants a thread."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def trusting() -> ssl.SSLContext:
 
 
 class RawClient:
-    """One connection. `send` writes octets as they are; `reply` reads one whole reply; `rest` what comes until the end."""
+    """One connection. `send` writes octets as they are, `reply` reads a whole reply, `rest` all until the end."""
 
     def __init__(self, endpoint: str, first: bytes = b"", source: str = "") -> None:
         host, _, port = endpoint.rpartition(":")
