@@ -131,4 +131,4 @@ def styled(text: str, fg: str | None = None, bold: bool = False, dim: bool = Fal
     """The text in colour, where standard output is a terminal that has some."""
     if not sys.stdout.isatty() or "NO_COLOR" in os.environ:
         return text
-    return click.style(text, fg=fg, bold=bold, dim=dim)
+    return click.style(text, fg=fg, bold=bold or None, dim=dim or None)

@@ -44,7 +44,6 @@ async def check_dkim(look: Look, domain: SenderDomain) -> list[Finding]:
     name = domain.name
     if signing_domains(look.config, name):
         return []  # the keys have findings of their own
-    selector = f"fr{look.config.hostname.partition('.')[0]}"[:20]
     return [
         Finding(
             check="dkim",
@@ -53,7 +52,7 @@ async def check_dkim(look: Look, domain: SenderDomain) -> list[Finding]:
             found=f"no key signs mail from {name}",
             why=reasons.DKIM,
             mend="make a key, publish the record that this prints, and name the key in dkim.keys",
-            commands=(f"fastrelay dkim new {name} --selector {selector}",),
+            commands=(f"fastrelay dkim new {name}",),
         )
     ]
 

@@ -251,6 +251,20 @@ def test_the_printed_record_lets_every_address_pass(news: Clinic, txt: Any, reco
     news.mend("spf", rounds=1)
 
 
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=200)
+@given(records=st.lists(st.lists(TERM, max_size=6), min_size=1, max_size=3))
+def test_whatever_is_published_the_printed_record_lets_every_address_pass(
+    zone: Zone, news: Clinic, records: list[list[str]]
+) -> None:
+    news.zone = zone
+    news.settings["doctor"]["domains"] = ["example.com"]
+    zone._records["loop.example.net", "TXT"] = ['"v=spf1 include:loop.example.net -all"']
+    zone._names |= {"loop.example.net", "example.com"}
+    zone._records["example.com", "TXT"] = [quoted(" ".join(["v=spf1", *words])) for words in records]
+    news.mend("spf", rounds=2)
+    assert next(finding.severity for finding in news.look("spf")) == "ok"
+
+
 def test_two_records_become_one_with_the_terms_of_both(news: Clinic) -> None:
     (record,) = mended("news.example", ["v=spf1 a -all", "v=spf1 mx include:x.example ~all"], ["192.0.2.1"])
     assert record.value == "v=spf1 ip4:192.0.2.1 a mx include:x.example ~all"
