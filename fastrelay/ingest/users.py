@@ -318,10 +318,11 @@ def read_lines(path: str) -> list[str]:
         problem = f"is larger than {MAX_FILE_BYTES // 2**20} MiB"
         raise ConfigError([ConfigProblem(path, 0, "", problem, "check that this is the users file")])
     try:
-        return octets.decode("utf-8-sig").splitlines()
+        lines = octets.decode("utf-8-sig").split("\n")  # (splitlines knows ends that JSON does not escape)
     except UnicodeDecodeError as error:
         line = octets[: error.start].count(b"\n") + 1
         raise ConfigError([ConfigProblem(path, line, "", "is not UTF-8 text", "save it as UTF-8")]) from None
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
 def read_users(path: str) -> Users:
