@@ -138,6 +138,7 @@ COMMANDS = {
     "queue": ("fastrelay.cli.queue:queue", "Look at queued mail; suspend, resume, flush, remove."),
     "explain": ("fastrelay.cli.explain:explain", "Show what decides when mail for a domain leaves."),
     "warmup": ("fastrelay.cli.warmup:warmup", "Warm-up of new sending addresses: look, hold, resume, set."),
+    "tls": ("fastrelay.cli.tls:tls", "Show which TLS mail for a domain gets, and why."),
     "tlsrpt": ("fastrelay.cli.tlsrpt:tlsrpt", "TLS with MX hosts by day and domain, and the reports on it."),
     "plan": ("fastrelay.cli.plan:plan", "Forecast when a campaign will be out, and what holds it back."),
     "sim": ("fastrelay.cli.sim:sim", "Run your configuration against simulated providers, in simulated time."),

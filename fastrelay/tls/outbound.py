@@ -212,11 +212,11 @@ class OutboundTls:
         Known beforehand, so that domains which are secured by DNSSEC share a queue with others at the same hosts, where
         the hosts have no TLSA records.
         """
-        found = await asyncio.gather(*(self._tlsa_of(host, site.port, now) for host in hosts_of(site)))
+        found = await asyncio.gather(*(self.tlsa_of(host, site.port, now) for host in hosts_of(site)))
         there = any(one.state not in ("none", "insecure") for one in found)
         return there, min((one.expires_at for one in found), default=FOREVER)
 
-    async def _tlsa_of(self, host: str, port: int, now: float) -> HostTlsa:
+    async def tlsa_of(self, host: str, port: int, now: float) -> HostTlsa:
         """The TLSA records of a host as a site names it."""
         name, own_port = split_host(host)
         if address_of(name) is not None:
@@ -254,7 +254,7 @@ class OutboundTls:
         """By the host's TLSA records; None: it has none."""
         if address_of(target.host) is not None:
             return None
-        found = await self._tlsa_of(target.host, target.port, now)
+        found = await self.tlsa_of(target.host, target.port, now)
         text = tuple(record.text for record in found.records)
         if found.state == "failed":
             return plan_skip("dnssec-invalid", found.why, "tlsa", text)
