@@ -256,7 +256,8 @@ class Evaluation:
         if term.name == "exists":
             return bool(self._not_void(await self._ask(target, "A", domain, term.text), domain, term).records)
         if term.name == "ptr":
-            return any(_is_within(name, target) for name in await self._names(domain, term.text))
+            self._not_void(await self._dns.query(self.address.reverse_pointer, "PTR"), domain, term)
+            return any(_is_within(name, target) for name in await self._names())
         if term.name == "a":
             return self._in(self._not_void(await self._addresses(target, domain, term.text), domain, term), term)
         hosts = self._not_void(await self._ask(target, "MX", domain, term.text), domain, term).records
@@ -281,7 +282,7 @@ class Evaluation:
         length = term.cidr[0 if self.address.version == 4 else 1]
         return any(self.address in ipaddress.ip_network(f"{found}/{length}", strict=False) for found in answer.records)
 
-    async def _names(self, domain: str, term: str) -> list[str]:
+    async def _names(self) -> list[str]:
         """Names of the address that resolve to it (section 5.5); errors of the DNS mean none."""
         if self._verified is None:
             pointers = await self._dns.query(self.address.reverse_pointer, "PTR")
@@ -342,7 +343,7 @@ class Evaluation:
         if letter == "i":
             return str(self.address) if self.address.version == 4 else ".".join(self.address.exploded.replace(":", ""))
         if letter == "p":
-            names = await self._names(domain, "%{p}")
+            names = await self._names()
             within = [name for name in names if _is_within(name, domain)]
             return next(iter([name for name in within if name == domain] or within or names), "unknown")
         known = {"s": self.sender, "l": local, "o": of, "d": domain, "h": self.helo}
