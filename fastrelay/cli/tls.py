@@ -17,7 +17,7 @@ MARKS = {"good": ("✓", "green"), "plain": ("·", "cyan"), "bad": ("✗", "red"
 STATES = {
     "insecure": "none that count: {why}",
     "none": "none",
-    "failed": "could not be looked up: {why}",
+    "failed": "{why}",
     "usable": "",
     "unusable": "none of these can be used: {why}",
 }
