@@ -117,11 +117,11 @@ The password comes from a prompt, from the first line of standard input, or from
 from the command line, where other users of this host could read it.
 
 \b
-What is stored: a scrypt hash (for PLAIN and LOGIN) and the keys of SCRAM-SHA-256; neither of them
-gives the password away. CRAM-MD5 can't work with less than THE PASSWORD ITSELF. So that is stored,
-in the clear, only for users that are added with --cram-md5, and only they can use CRAM-MD5; give
-them a password that is used nowhere else (--generate). Under TLS, PLAIN is the better choice
-wherever the client can be told so (listmonk: auth_protocol "plain" or "login").
+What is stored: a scrypt hash (for PLAIN and LOGIN) and the keys of SCRAM-SHA-256; neither of
+them gives the password away. CRAM-MD5 can't work with less than THE PASSWORD ITSELF. So that is
+stored, in the clear, only for users that are added with --cram-md5, and only they can use
+CRAM-MD5; give them a password that is used nowhere else (--generate). Under TLS, PLAIN is the
+better choice wherever the client can be told so (listmonk: auth_protocol "plain" or "login").
 
 \b
 Examples:
@@ -145,7 +145,7 @@ def add(
     place = Place(config_path, file)
     words(users.check_name, name)
     changes = place.rights(rights)
-    if os.path.exists(place.path) and users.find_user(users.read_lines(place.path), name) is not None:
+    if os.path.exists(place.path) and name in users.read_users(place.path).accounts:
         raise UserError(f"{name} is a user already; fastrelay user passwd and set change it")
     password = the_password(generate)
     stored = words(users.secrets_of, password, bool(cram_md5))
@@ -194,9 +194,9 @@ def set_(
 
 @click.command(
     epilog="""\b
-The password comes from a prompt, from the first line of standard input, or from --generate. All of
-what is stored is made anew; --cram-md5 (see fastrelay user add --help) stays as it was unless given.
-Sessions that authenticated with the old one are refused from their next message on.
+The password comes from a prompt, from the first line of standard input, or from --generate. All
+of what is stored is made anew; --cram-md5 (see fastrelay user add --help) stays as it was unless
+given. Sessions that authenticated with the old one are refused from their next message on.
 
 \b
 Examples:
@@ -328,10 +328,10 @@ class Place:
         """A user of the file."""
         from fastrelay.ingest import users
 
-        found = users.find_user(users.read_lines(self.path), name)
+        found = users.read_users(self.path).accounts.get(name)
         if found is None:
             raise UserError(f"there is no user {name} in {self.path}")
-        return found
+        return found.user
 
     def edit(self, change: Callable[[list[str]], list[str]]) -> None:
         from fastrelay.ingest import users
