@@ -7,7 +7,9 @@ Every key that fits signs. A domain (d=) whose RSA key can't be used now is not 
 providers do not verify: NoKey, and the mail waits. With two RSA keys of a domain, as in a rotation, one of them is
 enough.
 
-Known faults: of a From with several addresses the first one's domain decides (DMARC asks no more of senders).
+Known faults: of a From with several addresses the first one's domain decides (DMARC asks no more of senders). Where a
+field that may stand once (Cc, Subject) stands twice, both are signed as RFC 6376 has it, and rspamd (3.4) does not
+verify that.
 """
 
 from __future__ import annotations
