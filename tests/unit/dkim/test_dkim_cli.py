@@ -2,58 +2,36 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import stat
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 from click.testing import CliRunner, Result
+from support.served_dns import ServedDns, txt
 
 from fastrelay.cli.group import cli
 from fastrelay.clock import RealClock
 from fastrelay.dkim.keys import read_key
 from fastrelay.dkim.uses import FILE
-from fastrelay.sim.dns import SERVFAIL, DnsServer, Zone
+from fastrelay.sim.dns import SERVFAIL, Zone
 
 DAY = 86400.0
 
 
-class Served:
-    """A DNS server in a thread of its own."""
-
-    def __init__(self, zone: Zone) -> None:
-        self.zone = zone
-        self.loop = asyncio.new_event_loop()
-        self.server = DnsServer(zone)
-        self.thread = threading.Thread(target=self.loop.run_forever)
-        self.thread.start()
-        asyncio.run_coroutine_threadsafe(self.server.start(), self.loop).result(30)
-
-    def stop(self) -> None:
-        asyncio.run_coroutine_threadsafe(self.server.stop(), self.loop).result(30)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self.thread.join(30)
-        self.loop.close()
-
-
 @pytest.fixture
-def dns() -> Iterator[Served]:
-    served = Served(Zone())
-    try:
+def dns() -> Iterator[ServedDns]:
+    with ServedDns(Zone()) as served:
         yield served
-    finally:
-        served.stop()
 
 
 class Desk:
     """A folder with a configuration and keys, and commands on it."""
 
-    def __init__(self, folder: Path, dns: Served) -> None:
+    def __init__(self, folder: Path, dns: ServedDns) -> None:
         self.folder = folder
         self.dns = dns
         self.keys: list[dict[str, object]] = []
@@ -75,15 +53,14 @@ class Desk:
     def publish(self, selector: str, text: str) -> None:
         name = f"{selector}._domainkey.news.example"
         self.dns.zone.clear(name)
-        quoted = " ".join(f'"{text[at : at + 255]}"' for at in range(0, len(text), 255))
-        self.dns.zone.add(name, "TXT", quoted)
+        self.dns.zone.add(name, "TXT", txt(text))
 
     def record(self, selector: str) -> str:
         return read_key((self.folder / f"{selector}.pem").read_bytes()).record
 
     def config(self, more: dict[str, object] | None = None) -> str:
         file = self.folder / "relay.yaml"
-        dns = {"nameservers": [self.dns.server.nameserver], "timeout": "1s"}
+        dns = {"nameservers": [self.dns.nameserver], "timeout": "1s"}
         settings = {
             "hostname": "relay.news.example",
             "state_dir": str(self.folder),
@@ -107,7 +84,7 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, dns: Served) -> Desk:
+def desk(tmp_path: Path, dns: ServedDns) -> Desk:
     return Desk(tmp_path, dns)
 
 
