@@ -95,9 +95,11 @@ class Authenticator:
         self.guard = Guard()
         self.file: UsersFile | None = None
         self.users = NOBODY
+        self._error: Exception | None = None  # of the file, that was said
         self.limits = UserLimits(app)
         self._tries: dict[Any, _Try] = {}
         self._mails: dict[tuple[Assignment | None, Assignment], Assignment] = {}
+        self._interned: dict[Assignment, Assignment] = {}
         self._remembered: OrderedDict[bytes, float] = OrderedDict()
         self._key = secrets.token_bytes(32)
         self._lines: tuple[deque[tuple[_Try, sasl.Password]], ...] = (deque(), deque())  # known clients, strangers
@@ -134,8 +136,9 @@ class Authenticator:
             return
         if self.file.reload_if_changed():
             self._take_over()
-        elif self.file.error is not None:
-            log.debug("%s; the users stay as they were", self.file.error)
+        elif self.file.error is not self._error and self.users is NOBODY:
+            self._error = self.file.error
+            log.error("%s; nobody can authenticate until it can be read", self._error)
 
     def _take_over(self) -> None:
         """Other users: sessions go on, and follow what holds now with their next transaction."""
@@ -147,6 +150,9 @@ class Authenticator:
                 self.guard.forget_user(name)
         self.limits.take_over(self.users)
         self._offer = self._mechanisms()
+        for mechanism in self._config.mechanisms if self.file is not None else ():
+            for result in names.AUTH_RESULTS:  # an alert on an increase must see the 0 before it
+                self._app.meters.entry(names.AUTH, mechanism=mechanism, result=result)
 
     def _mechanisms(self) -> bytes | None:
         """What is offered where anything is; CRAM-MD5 and SCRAM only if some user can use them."""
@@ -179,6 +185,9 @@ class Authenticator:
         if machine is None:
             attempt.mechanism = "other"
             self._end(attempt, "malformed", NOT_OFFERED)
+            return
+        if self.users is NOBODY:  # the file could not be read yet
+            self._end(attempt, "error", TROUBLE)
             return
         attempt.machine = machine
         attempt.users = self.users
@@ -319,8 +328,7 @@ class Authenticator:
         if found is None:
             keys = ("pool", "campaign", "tenant", "priority")
             mail = Assignment(**{key: getattr(own, key) or getattr(listener, key, None) for key in keys})
-            found = next((one for one in self._mails.values() if one == mail), mail)
-            self._mails[listener, own] = found
+            found = self._mails[listener, own] = self._interned.setdefault(mail, mail)
         return found
 
     def _end(self, attempt: _Try, result: str, reply: bytes) -> None:

@@ -371,7 +371,7 @@ def parse_line(line: str) -> User | _Key:
     """A line of the file. Raises ValueError, "problem; mend", which quotes nothing of the line."""
     try:
         raw = msgspec.json.decode(line)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise ValueError("is not JSON; mend it, or remove the user, who may be added again") from None
     try:
         if isinstance(raw, dict) and "made_up_salts" in raw:

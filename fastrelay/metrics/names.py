@@ -48,7 +48,6 @@ REFUSALS = (
     *("relay_denied", "syntax", "size", "recipients", "connections", "disk_full", "queue_full", "policy", "error"),
     *("auth", "proxy"),
 )
-AUTH_MECHANISMS = ("PLAIN", "LOGIN", "CRAM-MD5", "SCRAM-SHA-256", "other")
 AUTH_RESULTS = ("ok", "wrong", "malformed", "cancelled", "delayed", "busy", "connections", "disabled", "error")
 ERROR_PLACES = ("ingest", "spool", "schedule", "route", "deliver", "outcome", "events", "worker")
 

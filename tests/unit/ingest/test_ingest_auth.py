@@ -372,9 +372,22 @@ def test_a_broken_file_changes_nothing(tmp_path: Path, caplog: pytest.LogCapture
 
     with caplog.at_level(logging.DEBUG):
         run(tmp_path, act)
-    assert "nonsense" in caplog.text
     assert "hush" not in caplog.text
     assert PASSWORD not in caplog.text
+
+
+def test_without_a_file_that_can_be_read_it_is_our_trouble(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def act(box: Box) -> None:
+        assert (await box.plain("shop")).replies[-1] == module.TROUBLE
+        assert (await scram(box, "shop")).replies[-1] == module.TROUBLE
+        box.look()
+        box.look()
+        put_user(box.path, "shop")
+        box.look()
+        assert (await box.plain("shop")).login is not None
+
+    run(tmp_path, act, users=False)
+    assert caplog.text.count("nobody can authenticate until it can be read") == 1
 
 
 # -- hashes -----------------------------------------------------------------------------------------------------------

@@ -123,6 +123,7 @@ GOOD = "$scrypt$ln=4,r=8,p=1$c2FsdHNhbHRzYWx0$" + base64.b64encode(bytes(32)).de
     ("line", "words"),
     [
         ("{", "is not JSON"),
+        ("[" * 100_000, "is not JSON"),
         ("[]", "Expected `object`"),
         ('{"nonsense":1}', "unknown field `nonsense`"),
         ('{"name":"x","password":"hush hush"}', "unknown field `password`"),
