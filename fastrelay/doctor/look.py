@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +11,7 @@ from fastrelay.doctor.findings import Finding
 from fastrelay.doctor.lookups import Lookups
 from fastrelay.doctor.subjects import Subjects
 from fastrelay.route.resolver import Answer
+from fastrelay.tls.mta_sts import Policy
 
 
 @dataclass(slots=True)
@@ -21,6 +23,7 @@ class Look:
     wall     seconds since 1970
     relay    what `status` of the running relay says; empty without one
     timeout  seconds for one answer of anybody
+    fetch    the MTA-STS policy of a domain, over HTTPS; raises tls.mta_sts.PolicyError
     """
 
     config: Config
@@ -28,6 +31,7 @@ class Look:
     subjects: Subjects
     wall: float
     timeout: float
+    fetch: Callable[[str], Awaitable[Policy]]
     relay: dict[str, Any] = field(default_factory=dict)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 
 from fastrelay.doctor import reasons
 from fastrelay.doctor.findings import DnsMend, Finding, Severity, listed
@@ -11,10 +10,9 @@ from fastrelay.doctor.look import Look, could_not_tell
 from fastrelay.doctor.lookups import tags_of, txt_values
 from fastrelay.doctor.subjects import SenderDomain
 from fastrelay.route.resolver import Answer
+from fastrelay.tls.mta_sts import PolicyError, allowed, record_id
 
 MAX_HOSTS = 20  # MX hosts that are looked up
-
-_STS_ID = re.compile(r"[A-Za-z0-9]{1,32}\Z")
 
 
 async def check_mx(look: Look, domain: SenderDomain) -> list[Finding]:
@@ -83,9 +81,7 @@ async def check_mta_sts(look: Look, domain: SenderDomain) -> list[Finding]:
     texts = [text for text in txt_values(answer) if text.replace(" ", "").startswith("v=STSv1")]
     if not texts:
         return [Finding(check="mta_sts", subject=name, severity="ok", found="none published (it is a choice)")]
-    tags = tags_of(texts[0]) or {}
-    good = len(texts) == 1 and _STS_ID.match(tags.get("id", ""))
-    if not good:
+    if record_id(answer.records) is None:
         record = DnsMend(name=at, rdtype="TXT", value=f"v=STSv1; id={int(look.wall)}", replaces=tuple(texts))
         found = f"{at} has {len(texts)} records" if len(texts) > 1 else f"{at} has no id that can be used"
         return [
@@ -98,8 +94,32 @@ async def check_mta_sts(look: Look, domain: SenderDomain) -> list[Finding]:
     if await _host_addresses(look, host) is False:
         found = f"{at} is published, and its policy host {host} has no address"
         mend = f"let https://{host}/.well-known/mta-sts.txt answer with the policy, or remove the record"
-        return [Finding(check="mta_sts", subject=name, severity="warning", found=found, why=reasons.MTA_STS, mend=mend)]
-    return [Finding(check="mta_sts", subject=name, severity="ok", found=f"published, id {tags['id']}")]
+        return [_sts(name, "warning", found, mend)]
+    return [await _policy(look, name)]
+
+
+async def _policy(look: Look, name: str) -> Finding:
+    """The policy itself (RFC 8461 section 3.2): it can be had, and names the hosts that take the domain's mail."""
+    try:
+        policy = await look.fetch(name)
+    except PolicyError as error:
+        mend = "let it answer with a policy, or remove the record; senders take it for none, or go on with an old one"
+        return _sts(name, "warning", f"the policy cannot be used: {error}", mend)
+    mx = await look.dns.query(name, "MX")
+    hosts = [host for _, host in mx.records if host != "."]
+    named = allowed(policy.mx, hosts)
+    missing = [host for host in hosts if host not in named]
+    if missing and policy.mode != "none":
+        severity: Severity = "error" if policy.mode == "enforce" else "warning"
+        lines = ", ".join(f"mx: {host}" for host in missing)
+        mend = f"add to the policy: {lines}; then change the id in _mta-sts.{name}"
+        return _sts(name, severity, f"the policy (mode {policy.mode}) does not name {listed(missing)}", mend)
+    names = f", names {listed(named)}" if named else ""
+    return Finding(check="mta_sts", subject=name, severity="ok", found=f"published, mode {policy.mode}{names}")
+
+
+def _sts(name: str, severity: Severity, found: str, mend: str) -> Finding:
+    return Finding(check="mta_sts", subject=name, severity=severity, found=found, why=reasons.MTA_STS, mend=mend)
 
 
 async def check_tls_rpt(look: Look, domain: SenderDomain) -> list[Finding]:

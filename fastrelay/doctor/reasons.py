@@ -73,5 +73,7 @@ DISK_SPEED = "a message is acknowledged when its group is synced, so the disk's 
 DISK_ROOM = "below spool.reserve new mail is refused with 452"
 DISK_KIND = "accepted mail must outlive a restart of the host"
 SECRETS = "who can read a private key can sign mail as you"
-MTA_STS = "a broken record means that mail to the domain, bounces among it, is not protected (RFC 8461)"
+MTA_STS = (
+    "senders that look for it do not deliver, bounces either, to hosts that an enforced policy leaves out (RFC 8461)"
+)
 TLS_RPT = "a broken record means that nobody reports failures of TLS towards the domain (RFC 8460)"

@@ -31,6 +31,8 @@ from fastrelay.doctor.look import Look
 from fastrelay.doctor.lookups import Lookups, Questions
 from fastrelay.doctor.subjects import Sender, SenderDomain, subjects_of
 from fastrelay.route.resolver import Resolver
+from fastrelay.tls.fetch import Fetcher
+from fastrelay.tls.mta_sts import Policy
 
 AT_ONCE = 100  # checks under way; the resolver bounds the queries on the wire
 CHECK_DEADLINE = 6  # times doctor.timeout: the longest chains of look-ups are an SPF record's includes
@@ -93,6 +95,7 @@ class Doctor:
 
     resolver  None: one for the configured nameservers
     relay     the answer of the running relay's `status`; empty without one
+    fetch     the MTA-STS policy of a domain; None: over HTTPS (tls/fetch.py)
     progress  called with (done, all, what is done) as checks end
     """
 
@@ -101,12 +104,27 @@ class Doctor:
     wish: Wish = Wish()
     resolver: Questions | None = None
     relay: dict[str, Any] = field(default_factory=dict)
+    fetch: Callable[[str], Awaitable[Policy]] | None = None
     progress: Progress | None = None
 
     async def look(self) -> Report:
         """All findings, in the order of the output."""
+        dns = self._lookups()
+        config = self.config
+        async with Fetcher(
+            dns,  # type: ignore[arg-type]  # all it wants of a resolver is `query`
+            self.clock.monotonic,
+            timeout=config.doctor.timeout_seconds,
+            allow_private=config.delivery.allow_private_hosts,
+        ) as fetcher:
+            try:
+                return await self._all(self._look(dns, self.fetch or fetcher.fetch))
+            finally:
+                await dns.close()
+
+    async def _all(self, look: Look) -> Report:
+        """Every check that is wished for."""
         began = self.clock.monotonic()
-        look = self._look()
         acts = self._acts(look)
         done = 0
         found: list[list[Finding]] = [[] for _ in acts]
@@ -124,18 +142,22 @@ class Doctor:
         for at, act in enumerate(acts):
             if act[0] in DISK_LAST:
                 await one(at, *act)
-        await look.dns.close()
         findings = _ordered([finding for group in found for finding in group] + self._left_out(look))
         took = self.clock.monotonic() - began
         return Report(findings=findings, finished=self.clock.wall(), took_seconds=took, complete=self.wish.complete)
 
-    def _look(self) -> Look:
+    def _lookups(self) -> Lookups:
         config, timeout = self.config, self.config.doctor.timeout_seconds
         resolver = self.resolver or Resolver(
             config.dns.nameservers, timeout=min(config.dns.timeout_seconds, timeout), tries=config.dns.tries
         )
+        return Lookups(resolver, timeout)
+
+    def _look(self, dns: Lookups, fetch: Callable[[str], Awaitable[Policy]]) -> Look:
+        config = self.config
         subjects = subjects_of(config, self.wish.domains, self.wish.sources)
-        return Look(config, Lookups(resolver, timeout), subjects, self.clock.wall(), timeout, self.relay)
+        timeout = config.doctor.timeout_seconds
+        return Look(config, dns, subjects, self.clock.wall(), timeout, fetch, self.relay)
 
     def _acts(self, look: Look) -> list[tuple[str, str, Act]]:
         """(check, subject, what to do) of everything that is wished for."""

@@ -19,6 +19,7 @@ from fastrelay.doctor.findings import DnsMend, Finding, Report, quoted
 from fastrelay.doctor.run import Doctor, Wish
 from fastrelay.route.resolver import Answer
 from fastrelay.sim.dns import SERVFAIL, Zone, canonical
+from fastrelay.tls.mta_sts import Policy, PolicyError
 
 NOW = 1_795_000_000.0  # November 2026
 
@@ -104,6 +105,7 @@ class Clinic:
         }
         self.validating = False
         self.relay: dict[str, Any] = {}
+        self.policy: Policy | PolicyError = Policy("testing", ("*.news.example",), 86400)
 
     def source(self, name: str, address: str, ehlo: str | None = None) -> None:
         """A sending address, as the outside sees it."""
@@ -119,7 +121,13 @@ class Clinic:
         wished = Wish(only=only, **{key: tuple(value) for key, value in wish.items()})
         clock = SimulatedClock(start=NOW)
         resolver = ZoneResolver(self.zone, self.validating)
-        return asyncio.run(Doctor(self.config(), clock, wished, resolver, self.relay).look())
+        return asyncio.run(Doctor(self.config(), clock, wished, resolver, self.relay, self.fetch).look())
+
+    async def fetch(self, domain: str) -> Policy:
+        """The MTA-STS policy of any domain."""
+        if isinstance(self.policy, PolicyError):
+            raise self.policy
+        return self.policy
 
     def look(self, *only: str, **wish: Any) -> list[Finding]:
         """The findings of some checks."""

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from fastrelay.sim.dns import SERVFAIL, TIMEOUT
+from fastrelay.tls.mta_sts import Policy, PolicyError
 
 Clinic = Any
 REVERSE = "11.2.0.192.in-addr.arpa"
@@ -224,3 +225,21 @@ def test_records_of_tls_that_are_broken(news: Clinic, txt: Any, check: str, name
 def test_a_policy_host_that_is_not_there_is_a_warning(news: Clinic, txt: Any) -> None:
     txt(news.zone, "_mta-sts.news.example", "v=STSv1; id=20261123")
     assert [finding.severity for finding in news.bad("mta_sts")] == ["warning"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "severity"),
+    [
+        (Policy("enforce", ("*.news.example",), 86400), "ok"),
+        (Policy("enforce", ("mx.other.example",), 86400), "error"),
+        (Policy("testing", ("mx.other.example",), 86400), "warning"),
+        (Policy("none", (), 86400), "ok"),
+        (PolicyError("sts-policy-fetch-error", "status 404"), "warning"),
+    ],
+)
+def test_a_policy_names_the_hosts_that_take_mail(news: Clinic, txt: Any, policy: Any, severity: str) -> None:
+    news.zone.mx("news.example", [(10, "mx.news.example")])
+    news.zone.address("mta-sts.news.example", "192.0.2.1")
+    txt(news.zone, "_mta-sts.news.example", "v=STSv1; id=20261123")
+    news.policy = policy
+    assert [finding.severity for finding in news.look("mta_sts")] == [severity]
