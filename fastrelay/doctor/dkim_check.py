@@ -82,7 +82,7 @@ async def check_key(look: Look, slot: Slot) -> list[Finding]:
     texts = txt_values(answer)
     fault = _fault(where, texts, key)
     if fault is not None:
-        severity: Severity = "error" if one.sign else "note"
+        severity: Severity = ("warning" if _spare(look.config, slot) else "error") if one.sign else "note"
         record = DnsMend(name=where, rdtype="TXT", value=key.record, replaces=tuple(texts))
         mend = "publish this record in place of what is there" if texts else "publish this record"
         return [_finding(subject, severity, fault, reasons.DKIM_KEY if texts else reasons.DKIM, mend, record)]
@@ -95,6 +95,16 @@ async def check_key(look: Look, slot: Slot) -> list[Finding]:
     signs = "signs, and verifies" if one.sign else "published still, no longer signs"
     good = f"selector {one.selector} ({key.algorithm} {key.bits} bits) {signs}"
     return [Finding(check="dkim", subject=subject, severity="ok", found=good), *found]
+
+
+def _spare(config: Config, slot: Slot) -> bool:
+    """Whether this is the Ed25519 half of a double signature: few receivers verify it yet, all verify the other."""
+    if slot.key is None or slot.key.algorithm != "ed25519":
+        return False
+    ring = Keyring(config.dkim)
+    ring.load()
+    others = [one for one in ring.slots if one.config.domain == slot.config.domain and one.config.sign]
+    return any(one.key is not None and one.key.algorithm == "rsa" for one in others)
 
 
 def _finding(subject: str, severity: Severity, found: str, why: str, mend: str, *records: DnsMend) -> Finding:
