@@ -46,6 +46,9 @@ CHECKS: dict[str, tuple[Area, str]] = {
 # Checks that --quick leaves out: they connect to others, or keep the disk busy for a moment.
 SLOW_CHECKS = ("block_lists", "port_25", "disk")
 
+# Checks that are nothing but questions to the DNS.
+DNS_CHECKS = ("ptr", "ehlo", "helo_spf", "block_lists", "spf", "dmarc", "mx", "mta_sts", "tls_rpt")
+
 SHOWN_LINE = 90  # octets of a record in one line of the output
 SHOWN_OCTETS = 72  # of a long TXT record in one string of the output; several strings make the same record
 RECORD_TTL = 3600
@@ -119,11 +122,11 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         return counted
 
     def exit_code(self) -> int:
-        """0 all is well, 1 warnings, 2 errors, 3 nothing of sources and domains could be looked up."""
+        """0 all is well, 1 warnings, 2 errors, 3 nothing could be looked up in the DNS."""
         counts = self.counts()
         if counts["error"]:
             return 2
-        asked = [one for one in self.findings if CHECKS[one.check][0] in ("source", "domain")]
+        asked = [one for one in self.findings if one.check in DNS_CHECKS]
         if asked and all(one.severity == "unknown" for one in asked):
             return 3
         return 1 if counts["warning"] else 0

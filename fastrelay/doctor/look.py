@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,9 @@ from fastrelay.doctor.lookups import Lookups
 from fastrelay.doctor.subjects import Subjects
 from fastrelay.route.resolver import Answer
 from fastrelay.tls.mta_sts import Policy
+
+# How the resolver says that it is not the name that is in trouble, but our own nameservers.
+UNREACHED = re.compile("cannot be reached")
 
 
 @dataclass(slots=True)
@@ -42,5 +46,7 @@ def could_not_tell(check: str, subject: str, what: str, answer: Answer) -> Findi
         subject=subject,
         severity="unknown",
         found=f"could not tell: {what} cannot be looked up ({answer.detail})",
-        mend="look again later; if it stays so, ask the nameservers of that name (dig +trace)",
+        mend="check dns.nameservers, and the way to them"
+        if UNREACHED.search(answer.detail)
+        else "look again later; if it stays so, ask the nameservers of that name (dig +trace)",
     )

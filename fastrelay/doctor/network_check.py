@@ -73,6 +73,9 @@ async def check_port_25(look: Look, sender: Sender) -> list[Finding]:
         found = f"could not tell: {listed(problems)}"
         mend = f"check that this host has the address {sender.local} and a route to the internet"
         return [_host("port_25", "unknown", found, "", mend, subject=sender.label)]
+    if _smart_hosts(look):
+        found = f"the smart host cannot be reached: {listed(problems)}"
+        return [_host("port_25", "error", found, reasons.SMART_HOST, "check it, and routes", subject=sender.label)]
     found = f"outbound port {port} seems blocked: {listed(problems)}"
     mend = "ask the hosting company to open outbound port 25, or use a smart host (routes)"
     command = f"nc -s {sender.local} -w 10 {targets[0][0]} {targets[0][2]}"
@@ -82,7 +85,7 @@ async def check_port_25(look: Look, sender: Sender) -> list[Finding]:
 async def _targets(look: Look, sender: Sender) -> tuple[list[tuple[str, str, int]], str]:
     """(host, address, port) of a few hosts, and why there are none: smart hosts for all mail, else large providers."""
     config = look.config
-    smart = next((route.hosts for route in config.routes if "*" in route.domains and route.hosts), None)
+    smart = _smart_hosts(look)
     hosts: list[tuple[str, int]] = []
     missing = ""
     if smart:
@@ -97,6 +100,11 @@ async def _targets(look: Look, sender: Sender) -> tuple[list[tuple[str, str, int
             found.append((host, address, port))
             break
     return found, missing
+
+
+def _smart_hosts(look: Look) -> list[str]:
+    """The hosts that all mail goes to, if there are any."""
+    return next((route.hosts for route in look.config.routes if "*" in route.domains and route.hosts), None) or []
 
 
 async def _addresses(look: Look, host: str, version: int) -> list[str]:

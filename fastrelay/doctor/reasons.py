@@ -64,6 +64,7 @@ UNSUBSCRIBE = (
     f"Gmail and Yahoo want one-click unsubscribing in marketing mail (RFC 8058), honoured in two days ({BULK_RULES})"
 )
 PORT_25 = "many hosting companies block outbound port 25; no mail can be delivered then"
+SMART_HOST = "all mail goes to it, so none leaves"
 CLOCK = (
     "Date fields, signatures (t=, x=), TLS certificates and warm-up days depend on the clock; wrong dates are junked"
 )
@@ -72,7 +73,7 @@ PORT_RANGE = "each connection to an MX host takes a local port; when they run ou
 DISK_SPEED = "a message is acknowledged when its group is synced, so the disk's syncs bound how fast mail is taken in"
 DISK_ROOM = "below spool.reserve new mail is refused with 452"
 DISK_KIND = "accepted mail must outlive a restart of the host"
-SECRETS = "who can read a private key can sign mail as you"
+SECRETS = "who can read them can sign mail as you, or send it in your name"
 MTA_STS = (
     "senders that look for it do not deliver, bounces either, to hosts that an enforced policy leaves out (RFC 8461)"
 )

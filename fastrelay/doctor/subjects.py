@@ -111,8 +111,12 @@ def sender_domains(config: Config) -> tuple[list[str], list[str]]:
     patterns += [*config.senders, *config.doctor.domains]
     named = [pattern for pattern in dict.fromkeys(patterns) if "*" not in pattern]
     wild = [pattern for pattern in dict.fromkeys(patterns) if "*" in pattern and pattern != "*"]
-    # A pattern of which a domain is known is looked at through it.
-    return named, [pattern for pattern in wild if not any(pattern_matches(pattern, name) for name in named)]
+    # A pattern of which a domain is known, or the one above, is looked at through it.
+    return named, [
+        pattern
+        for pattern in wild
+        if pattern.removeprefix("*.") not in named and not any(pattern_matches(pattern, name) for name in named)
+    ]
 
 
 def senders_of(config: Config, domain: str, everyone: list[Sender]) -> list[Sender]:

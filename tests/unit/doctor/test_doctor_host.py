@@ -314,6 +314,15 @@ def test_a_smart_host_is_tried_in_place_of_mx_hosts(clinic: Clinic, greeter: Gre
     assert [finding.severity for finding in clinic.look("port_25")] == ["ok"]
 
 
+def test_a_smart_host_that_is_not_there_is_an_error(clinic: Clinic) -> None:
+    clinic.source("a", "192.0.2.11")
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        clinic.settings["routes"] = [{"domains": ["*"], "hosts": [f"127.0.0.1:{closed.getsockname()[1]}"]}]
+    (finding,) = clinic.look("port_25")
+    assert finding.severity == "error"
+    assert "smart host" in finding.found
+
+
 def test_a_port_where_nobody_answers_seems_blocked(clinic: Clinic) -> None:
     clinic.source("a", "192.0.2.11")
     with socket.create_server(("127.0.0.1", 0)) as closed:
