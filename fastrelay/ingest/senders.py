@@ -15,10 +15,13 @@ Known faults: none.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from fastrelay.config.forms import TEXTS, normalize_hostname
 
 LONGEST_ADDRESS = 320
+VALUES_CACHED = 1000  # From fields that were read before
+LONGEST_CACHED = 500  # octets; longer ones are read each time
 
 
 class Senders:
@@ -83,7 +86,8 @@ class Senders:
         return bool(addresses) and all(self.allows(one) for one in addresses)
 
 
-_FIELD = re.compile(rb"(?im)^(from|sender)[ \t]*:((?:[^\r\n]|\r?\n[ \t])*)")
+# A field from its name on: how its value ends is for the folding to say.
+_FIELD = re.compile(rb"(?i)(from|sender)[ \t]*:((?:[^\r\n]|\r?\n[ \t])*)")
 _UNCERTAIN = [b"\0"]  # an address that no pattern allows
 
 
@@ -91,19 +95,28 @@ def from_addresses(header: bytes) -> list[bytes]:
     """The addresses in the From and Sender fields of a header block; [NUL] where one can't be read."""
     found: list[bytes] = []
     has_from = False
-    for match in _FIELD.finditer(header):
-        has_from = has_from or match[1].lower() == b"from"
-        addresses = _mailboxes(match[2])
-        if not addresses:
-            return _UNCERTAIN
-        found += addresses
+    lines = b"\n" + header.lower()
+    for name in (b"\nfrom", b"\nsender"):
+        place = lines.find(name)
+        while place >= 0:
+            match = _FIELD.match(header, place)
+            place = lines.find(name, place + 1)
+            if match is None:
+                continue
+            has_from = has_from or name == b"\nfrom"
+            value = match[2]
+            addresses = _mailboxes(value) if len(value) <= LONGEST_CACHED else _mailboxes.__wrapped__(value)
+            if not addresses:
+                return _UNCERTAIN
+            found += addresses
     return found if has_from else []
 
 
 _TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|\((?:[^()\\]|\\.)*\)|<|>|,|;|:|[^"()<>,;:]+', re.DOTALL)
 
 
-def _mailboxes(value: bytes) -> list[bytes]:
+@lru_cache(maxsize=VALUES_CACHED)
+def _mailboxes(value: bytes) -> tuple[bytes, ...]:
     """The addresses of a mailbox list; none where it can't be read with certainty."""
     value = value.replace(b"\r", b"").replace(b"\n", b"")
     found: list[bytes] = []
@@ -113,38 +126,38 @@ def _mailboxes(value: bytes) -> list[bytes]:
     while position < len(value):
         match = _TOKEN.match(value, position)
         if match is None:
-            return []
+            return ()
         token, position = match[0], match.end()
         if token == b"<":
             if inside is not None:
-                return []
+                return ()
             inside = b""
         elif token == b">":
             if inside is None or not _is_plain(inside.strip()):
-                return []
+                return ()
             found.append(inside.strip())
             inside, bare = None, b"\0"
         elif token == b",":
             if inside is not None:
-                return []
+                return ()
             if not _end(bare, found):
-                return []
+                return ()
             bare = b""
         elif token in (b";", b":"):
-            return []  # groups and routes
+            return ()  # groups and routes
         elif token.startswith(b"("):
             if b"(" in token[1:] or inside is not None:
-                return []
+                return ()
         elif inside is not None:
             inside += token
         elif bare == b"\0":
             if token.strip():
-                return []
+                return ()
         else:
             bare += token
     if inside is not None or not _end(bare, found):
-        return []
-    return found
+        return ()
+    return tuple(found)
 
 
 def _end(bare: bytes, found: list[bytes]) -> bool:

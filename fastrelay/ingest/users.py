@@ -259,8 +259,11 @@ def generated_password() -> str:
 class Users:
     """The users of one state of the file."""
 
-    def __init__(self, accounts: dict[str, Account], made_up_key: bytes) -> None:
+    def __init__(
+        self, accounts: dict[str, Account], made_up_key: bytes, by_line: dict[str, Account] | None = None
+    ) -> None:
         self.accounts = accounts
+        self.by_line = by_line or {}  # what was made of which line
         self._key = made_up_key
         self.with_cram_md5 = any(one.cram_md5 is not None for one in accounts.values())
         self.with_scram = any(one.scram is not None for one in accounts.values())
@@ -325,40 +328,47 @@ def read_lines(path: str) -> list[str]:
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
-def read_users(path: str) -> Users:
+def read_users(path: str, before: Users = NOBODY) -> Users:
     """The users of a file. Raises ConfigError with all that is wrong in it."""
-    return parse_users(read_lines(path), path)
+    return parse_users(read_lines(path), path, before)
 
 
-def parse_users(lines: list[str], path: str) -> Users:
-    """The users of the lines of a file. Raises ConfigError. No words of it have a secret in them."""
+def parse_users(lines: list[str], path: str, before: Users = NOBODY) -> Users:
+    """The users of the lines of a file. Raises ConfigError. No words of it have a secret in them.
+
+    `before`: an earlier state; lines that it had are not read again, as a change is mostly of one line among many.
+    """
     accounts: dict[str, Account] = {}
+    by_line: dict[str, Account] = {}
     places: dict[str, int] = {}
     problems: list[ConfigProblem] = []
     key = b""
     for number, line in enumerate(lines, 1):
         if not is_entry(line):
             continue
+        account = before.by_line.get(line)
         try:
-            entry = parse_line(line)
-            if isinstance(entry, _Key):
-                key = _decode(entry.made_up_salts)
-                continue
-            account = Account(entry)
-            if entry.name in accounts:
-                raise ValueError(f"{entry.name!r} is also in line {places[entry.name]}; keep one of them")
+            if account is None:
+                entry = parse_line(line)
+                if isinstance(entry, _Key):
+                    key = _decode(entry.made_up_salts)
+                    continue
+                account = Account(entry)
+            name = account.user.name
+            if name in accounts:
+                raise ValueError(f"{name!r} is also in line {places[name]}; keep one of them")
         except ValueError as error:
             problem, _, mend = str(error).partition("; ")
             problems.append(ConfigProblem(path, number, "", problem, mend))
             continue
-        accounts[entry.name] = account
-        places[entry.name] = number
+        accounts[name] = by_line[line] = account
+        places[name] = number
     if problems:
         raise ConfigError(problems)
     if not key:  # a file that people wrote: stable as long as its users are
         stored = "\n".join(one.user.scram_sha_256 or one.user.scrypt or "" for one in accounts.values())
         key = hashlib.sha256(b"fastrelay made-up salts\0" + stored.encode()).digest()
-    return Users(accounts, key)
+    return Users(accounts, key, by_line)
 
 
 def is_entry(line: str) -> bool:
@@ -409,7 +419,7 @@ class UsersFile:
             return False
         self._seen = seen
         try:
-            users = read_users(self.path)
+            users = read_users(self.path, self.current)
         except ConfigError as error:
             self.error = error
             return False

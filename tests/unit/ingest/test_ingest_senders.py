@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fastrelay.ingest.senders import Senders, from_addresses
+from fastrelay.ingest.senders import Senders, _mailboxes, from_addresses
 
 ALLOWED = Senders(["news.example", "*.below.example", "Info@Shop.example", "bounce-*@shop.example", "müller.example"])
 
@@ -121,6 +121,16 @@ def test_every_address_must_be_allowed() -> None:
     assert not one.allows_from(b"From: a@news.example, b@evil.example\r\n")
     assert not one.allows_from(b"From: a@news.example\r\nSender: b@evil.example\r\n")
     assert not one.allows_from(b"Subject: x\r\n")
+
+
+def test_long_fields_are_read_and_not_kept() -> None:
+    many = b"From: " + b",\r\n ".join(b"a%d@news.example" % number for number in range(5000)) + b"\r\n"
+    _mailboxes.cache_clear()
+    assert len(from_addresses(many)) == 5000
+    assert from_addresses(b"Subject: x\r\n" + many + b"X: y\r\n") == from_addresses(many)
+    assert _mailboxes.cache_info().currsize == 0
+    assert from_addresses(b"From: a@news.example") == [b"a@news.example"]
+    assert _mailboxes.cache_info().currsize == 1
 
 
 PIECE = st.sampled_from(

@@ -306,6 +306,25 @@ def test_a_process_sees_changes_and_keeps_the_last_good_state(file: Path) -> Non
     assert known.current is not first
 
 
+def test_a_reload_reads_only_the_lines_that_are_new(file: Path) -> None:
+    known = UsersFile(str(file))
+    known.reload_if_changed()
+    before = known.current.accounts
+    change_user(file, "shop", note="changed")
+    drop_user(file, "crm")
+    put_user(file, "third")
+    known.reload_if_changed()
+    after = known.current.accounts
+    assert list(after) == ["shop", "third"]
+    assert after["shop"].user.note == "changed"
+    put_user(file, "fourth")
+    known.reload_if_changed()
+    assert known.current.accounts["shop"] is after["shop"] is not before["shop"]
+    file.write_text(file.read_text() + file.read_text().splitlines()[-1] + "\n")
+    known.reload_if_changed()
+    assert "also in line" in str(known.error)
+
+
 def test_what_is_shown_of_a_user_has_no_secret() -> None:
     user = User(name="x", cram_md5="hush hush", scrypt="s3cret", scram_sha_256="s3cret", note="n")
     shown = msgspec.json.encode(user.public()).decode()
