@@ -9,7 +9,7 @@ The JSON form of a Report is what scripts read: keys are added, never renamed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
@@ -135,11 +135,6 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 def quoted(text: str) -> str:
     """A character-string as zone files write it."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def worst(severities: Iterable[Severity]) -> Severity:
-    """The worst of them; ok for none."""
-    return max(severities, key=SEVERITIES.index, default="ok")
 
 
 def listed(values: Sequence[object], most: int = 4) -> str:

@@ -29,7 +29,6 @@ class Lookups:
         self._resolver = resolver
         self._deadline = deadline
         self._known: dict[tuple[str, str], asyncio.Task[Answer]] = {}
-        self.asked = 0
 
     async def query(self, name: str, rdtype: str) -> Answer:
         """See resolver.Resolver.query; a question without an answer in time is a temporary failure."""
@@ -38,7 +37,6 @@ class Lookups:
         if task is None:
             if len(self._known) >= MAX_KEPT:
                 return Answer("temporary", detail="too many DNS look-ups in one run")
-            self.asked += 1
             task = asyncio.ensure_future(self._ask(*key))
             self._known[key] = task
         return await asyncio.shield(task)

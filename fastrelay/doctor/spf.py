@@ -12,7 +12,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import urllib.parse
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from fastrelay.doctor.lookups import Questions, txt_octets
@@ -86,7 +86,6 @@ class SpfResult:
     term: str = ""
     lookups: int = 0
     void: int = 0
-    includes: list[str] = field(default_factory=list)
 
 
 def parse(text: str, domain: str = "") -> Record:
@@ -197,7 +196,6 @@ class Evaluation:
         self.helo = helo
         self.lookups = 0
         self.void = 0
-        self.includes: list[str] = []
         self._dns = dns
         self._verified: list[str] | None = None
 
@@ -207,7 +205,7 @@ class Evaluation:
             result = await self._check_host(domain.lower().rstrip("."))
         except SpfError as error:
             result = SpfResult(error.outcome, error.words, error.domain or domain, error.term)
-        result.lookups, result.void, result.includes = self.lookups, self.void, self.includes
+        result.lookups, result.void = self.lookups, self.void
         return result
 
     async def _check_host(self, domain: str) -> SpfResult:
@@ -269,7 +267,6 @@ class Evaluation:
         return False
 
     async def _include(self, term: Term, target: str, domain: str) -> bool:
-        self.includes.append(target)
         result = await self._check_host(target)
         if result.outcome == "none":
             raise SpfError("permerror", f"{term.text}: {target} has no SPF record", domain, term.text)

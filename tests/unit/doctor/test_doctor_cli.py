@@ -48,7 +48,7 @@ def served(news: Clinic, monkeypatch: pytest.MonkeyPatch) -> Iterator[Clinic]:
         zone.address(f"{name}.news.example", address)
         zone.add(f"{address.rsplit('.')[-1]}.2.0.192.in-addr.arpa", "PTR", f"{name}.news.example.")
     made = Served(zone)
-    news.settings["dns"] = {"nameservers": [made.server.nameserver]}
+    news.settings["dns"] = {"nameservers": [made.server.nameserver], "timeout": "20s"}
     news.settings["doctor"]["timeout"] = "60s"
     yield news
     made.close()

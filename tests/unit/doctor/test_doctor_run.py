@@ -7,7 +7,7 @@ import pytest
 
 from fastrelay.clock import SimulatedClock
 from fastrelay.doctor import host_check, run
-from fastrelay.doctor.findings import CHECKS, SEVERITIES, SLOW_CHECKS, DnsMend, Finding, Report, listed, worst
+from fastrelay.doctor.findings import CHECKS, SEVERITIES, SLOW_CHECKS, DnsMend, Finding, Report, listed
 from fastrelay.doctor.lookups import Lookups, tags_of, txt_octets
 from fastrelay.doctor.results import Results
 from fastrelay.doctor.run import DOMAIN_CHECKS, HOST_CHECKS, SOURCE_CHECKS, Doctor, Wish
@@ -220,8 +220,6 @@ def test_tags_and_strings() -> None:
     assert listed(["a"]) == "a"
     assert listed(["a", "b", "c"]) == "a, b and c"
     assert listed(list("abcdefg")) == "a, b, c, d and 3 more"
-    assert worst([]) == "ok"
-    assert worst(["note", "error", "warning"]) == "error"
 
 
 # --- metrics ---
