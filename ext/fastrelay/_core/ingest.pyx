@@ -116,6 +116,9 @@ cdef class Connection:
         self.pumping = True
         try:
             self._events(now)
+        except Exception as error:
+            self.listener.broke(self, error)
+            return 0
         finally:
             self.pumping = False
         self._flush()
@@ -123,7 +126,7 @@ cdef class Connection:
             self.listener.upgrade(self)
         if self.closing and not self.closed and not self.waiting:
             self._end(now)
-        if self.waiting or self.large is not None or self.auth_begun:
+        if self.waiting or self.large is not None or (self.auth_begun and self.user is None):
             self._pace()
         return 0
 
@@ -299,6 +302,7 @@ cdef class Connection:
             self._session_changed()
             self.server.auth_done(login.name, reply, now)
         self.pump(now)
+        self._pace()
 
     cdef int _session_changed(self) except -1:
         """What trace headers and events say of the session is made anew."""
