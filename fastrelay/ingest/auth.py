@@ -370,7 +370,10 @@ class Authenticator:
                     del self._waiting_of[attempt.address]
             if attempt.closed or attempt.machine is None or not self._may_be_looked_at(attempt, said):
                 continue
-            self._hash(attempt, said)
+            if self._is_remembered(said):  # others of this client were hashed meanwhile
+                self._succeeded(attempt, said.name)
+            else:
+                self._hash(attempt, said)
 
     def _hash(self, attempt: _Try, said: sasl.Password) -> None:
         if self._pool is None:

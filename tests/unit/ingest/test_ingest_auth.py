@@ -509,6 +509,21 @@ def test_a_password_that_was_right_is_hashed_once(tmp_path: Path, monkeypatch: p
     run(tmp_path, act)
 
 
+def test_many_connections_of_one_client_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = SlowHashes(monkeypatch)
+
+    async def act(box: Box) -> None:
+        clients = [Client(b"192.0.2.%d" % (number % 3)) for number in range(20)]
+        for client in clients:
+            box.auth.begin(client, b"PLAIN", f"\0shop\0{PASSWORD}".encode())
+        slow.go_on(100)
+        for client in clients:
+            assert (await client.answer()).startswith(OK)
+        assert slow.calls <= 2
+
+    run(tmp_path, act, hashes_at_once=2, hashes_waiting=100)
+
+
 def test_trouble_of_ours_is_454(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(one: Hash, password: str) -> bool:
         raise MemoryError(password)
