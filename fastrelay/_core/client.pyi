@@ -42,6 +42,7 @@ class Tls(IntEnum):
     TLS_IMPLICIT = 3
 
 class Login(Protocol):
+    problem: str
     def begin(self, offered: tuple[str, ...]) -> bytes | None: ...
     def respond(self, challenge: bytes) -> bytes | None: ...
 

@@ -1,7 +1,7 @@
 """Opening a connection: the hosts of a site in order, until one is ready for mail.
 
-Each host has its plan of TLS (handshake.py). Where TLS is no must and turns out to be broken, the host is asked once more
-at once, in plain, and that is remembered for a while; where it is a must, the next host is tried.
+Each host has its plan of TLS (handshake.py). Where TLS is no must and turns out to be broken, the host is asked once
+more at once, in plain, and that is remembered for a while; where it is a must, the next host is tried.
 
 Known faults: none.
 """
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from fastrelay._core.client import ErrorKind, SmtpClient, State
 from fastrelay._core.session import Session
-from fastrelay.deliver.handshake import Handshake, host_plan
+from fastrelay.deliver.handshake import Handshake, host_plan, session_options
 from fastrelay.deliver.source import Source, open_socket
 from fastrelay.tls.client import FAILURE, STARTTLS_MISSING
 from fastrelay.tls.policy import HostPlan
@@ -214,9 +214,7 @@ def new_session(app: App, pool: Pool, opening: Opening, target: Any, handshake: 
             app.clock.monotonic(),
             timeouts=app.timeouts,
             allow_chunking=app.hosts.chunking(target.address),
-            tls=handshake.wanted,
-            login=app.logins.login(queue.site),
-            auth_in_clear=target.address.startswith("127.") or target.address == "::1",
+            **session_options(app, queue.site, handshake.plan, target),
         ),
         app.engine,
         queue,

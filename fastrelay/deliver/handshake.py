@@ -12,12 +12,12 @@ import asyncio
 import logging
 import ssl
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from fastrelay._core.client import Tls
 from fastrelay.metrics import names
-from fastrelay.tls.client import FAILURE, STARTTLS_MISSING, ClientContext, Contexts, classify, name_with_key
-from fastrelay.tls.policy import OPPORTUNISTIC, PLAIN, HostPlan
+from fastrelay.tls.client import FAILURE, STARTTLS_MISSING, ClientContext, classify, describe, name_with_key
+from fastrelay.tls.policy import OPPORTUNISTIC, HostPlan
 
 if TYPE_CHECKING:
     from fastrelay._core.session import Session
@@ -30,10 +30,7 @@ SHUTDOWN_SECONDS = 2.0  # for the host to answer our close_notify; the mail is s
 
 async def host_plan(app: App, site_queue: Any, target: Any) -> HostPlan:
     """What TLS a host must have now. One whose TLS was broken lately gets a plain connection, where that may be."""
-    policy = getattr(site_queue, "tls", None) or OPPORTUNISTIC
-    outbound = getattr(app, "tls", None)
-    now = app.clock.monotonic()
-    plan = _usual(app, target) if outbound is None else await outbound.host_plan(policy, target, now)
+    plan = await app.tls.host_plan(site_queue.tls or OPPORTUNISTIC, target, app.clock.monotonic())
     if plan.mode == "starttls" and not plan.mandatory:
         broken = app.hosts.tls_broken(target.address, app.clock.monotonic())
         if broken is not None:
@@ -41,21 +38,13 @@ async def host_plan(app: App, site_queue: Any, target: Any) -> HostPlan:
     return plan
 
 
-def _usual(app: App, target: Any) -> HostPlan:
-    """Without any policies: TLS where it is offered."""
-    if app.config.tls.outbound.level == "none":
-        return PLAIN
-    return HostPlan("starttls", context=contexts_of(app).unverified(), server_hostname=target.host)
-
-
-def contexts_of(app: App) -> Contexts:
-    """The contexts of the configuration as it is now."""
-    outbound = app.config.tls.outbound
-    kept: tuple[Any, Contexts] | None = getattr(app, "tls_contexts", None)
-    if kept is None or kept[0] is not outbound:
-        kept = (outbound, Contexts(outbound))
-        app.tls_contexts = kept  # type: ignore[attr-defined]
-    return kept[1]
+def session_options(app: App, site: Any, plan: HostPlan, target: Any) -> dict[str, Any]:
+    """What the client machine is told: about TLS, and who we are at a smart host."""
+    tls = {"implicit": Tls.TLS_IMPLICIT, "starttls": Tls.TLS_OFFERED}.get(plan.mode, Tls.TLS_NONE)
+    if plan.mandatory and tls == Tls.TLS_OFFERED:
+        tls = Tls.TLS_REQUIRED
+    loopback = target.address.startswith("127.") or target.address == "::1"
+    return {"tls": tls, "login": app.logins.login(site), "auth_in_clear": loopback}
 
 
 class Handshake:
@@ -75,15 +64,6 @@ class Handshake:
         name = plan.server_hostname
         self.name = name_with_key(name, target.address, target.port) if resume else name
 
-    @property
-    def wanted(self) -> int:
-        """What the client machine is told (its `tls`)."""
-        if self.plan.mode == "implicit":
-            return Tls.TLS_IMPLICIT
-        if self.plan.mode != "starttls":
-            return Tls.TLS_NONE
-        return Tls.TLS_REQUIRED if self.plan.mandatory else Tls.TLS_OFFERED
-
     def arguments(self) -> dict[str, Any]:
         """For create_connection, where TLS begins with the first octet."""
         if self.plan.mode != "implicit":
@@ -101,11 +81,13 @@ class Handshake:
         app = self._app
         began = app.clock.monotonic()
         seconds = app.config.tls.outbound.handshake_timeout_seconds
+        assert session.transport is not None
+        assert self.plan.context is not None
         try:
             async with asyncio.timeout(seconds):
                 transport = await asyncio.get_running_loop().start_tls(
                     session.transport,
-                    session,
+                    cast(asyncio.BaseProtocol, session),
                     self.plan.context,
                     server_hostname=self.name,
                     ssl_handshake_timeout=2 * seconds,
@@ -152,10 +134,10 @@ class Handshake:
             return False
         if words is not None:
             self.complaint = (plan.failure or FAILURE, words)
-        cipher = tls.cipher()
-        session.tls_version = tls.version() or ""
+        seen = describe(tls)
+        session.tls_version = seen["version"]
         session.tls_verified = "" if words is not None else plan.verified
-        session.tail += _tail(session.tls_version, cipher[0] if cipher else "", session.tls_verified)
+        session.tail += _tail(session.tls_version, seen["cipher"], session.tls_verified)
         return True
 
     def over(self, session: Session) -> None:
@@ -194,8 +176,9 @@ class Handshake:
         if plan.mode == "plain" and failure is None:
             return  # TLS is switched off
         result, words = failure or self.complaint or (None, "")
-        policy = getattr(site_queue, "tls", None) or OPPORTUNISTIC
-        app.tls_reports.session(policy, site_queue, target, source_address, result, words, plan)
+        app.tls_reports.session(
+            site_queue.tls or OPPORTUNISTIC, site_queue, target, source_address, result, words, plan
+        )
 
 
 def _tail(version: str, cipher: str, verified: str) -> bytes:

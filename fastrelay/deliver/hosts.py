@@ -1,5 +1,8 @@
-"""Memory of hosts. An address that could not be used is tried after all others for a while (RFC 5321 section 4.5.4.1).
-One whose TLS is broken gets plain connections for a while (where the policy lets it), one that refused BDAT gets DATA."""
+"""Memory of hosts.
+
+An address that could not be used is tried after all others for a while (RFC 5321 section 4.5.4.1). One whose TLS is
+broken gets plain connections for a while, where its policy lets it; one that refused BDAT gets DATA.
+"""
 
 from __future__ import annotations
 

@@ -34,11 +34,16 @@ class Login:
         self._password = password
         self._left: list[bytes] = []  # responses to come, in order
         self.mechanism = ""
+        self.problem = "" if password is not None else "the password for AUTH can't be read, see the relay's log"
 
     def begin(self, offered: tuple[str, ...]) -> bytes | None:
-        """The AUTH command for the first of our mechanisms that the server offers; none without a password."""
+        """The AUTH command for the first of our mechanisms that the server offers; None: `problem` says why not."""
         self.mechanism = next((one for one in MECHANISMS if one in offered), "")
-        if not self.mechanism or self._password is None:
+        if self._password is None:
+            return None
+        if not self.mechanism:
+            names = ", ".join(offered) or "none"
+            self.problem = f"the server offers no mechanism of AUTH that we have; it offers {names}"
             return None
         command = b"AUTH " + self.mechanism.encode()
         self._left = []

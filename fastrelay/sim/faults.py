@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from fastrelay.sim.mx import EXTENSIONS
 
@@ -92,6 +93,8 @@ class Fault:
     tls: str = ""  # STARTTLS is offered, with a certificate of this kind (certificates.Flaw)
     good_tls: str = ""  # the same, in the sessions that are good
     plain: bool = True  # mail may come in plain
+    implicit: bool = False  # TLS from the first octet, with the certificate of `tls`
+    auth: tuple[bytes, ...] = ()  # mechanisms offered, under TLS where there is any; mail is refused without
 
 
 def _say(*texts: bytes) -> Turn:
@@ -326,7 +329,7 @@ def _tls() -> list[Fault]:
     `plain` False: TLS works, or what is said looks like an attack, so that plain would be wrong.
     """
     row, bad, abused = "STARTTLS refused or broken: plain", "any certificate will do", "octets behind the 220: abort"
-    good = {"tls": "good", "good_tls": "good"}
+    good: dict[str, Any] = {"tls": "good", "good_tls": "good"}
     refused = Say(b"454 4.7.0 TLS not available\r\n")
     faults = [
         Fault("tls", bad, sessions=EVERY_SESSION, tls="good", plain=False),
@@ -335,26 +338,30 @@ def _tls() -> list[Fault]:
             for flaw in ("wrong-name", "expired", "self-signed")
         ],
         Fault("starttls-454", row, {"STARTTLS": ((refused,),)}, sessions=EVERY_SESSION, tls="good"),
-        Fault("starttls-502", row, _one("STARTTLS", Say(b"502 5.5.1 what\r\n")), **good),  # type: ignore[arg-type]
-        Fault("starttls-421", row, _one("STARTTLS", Say(b"421 4.3.2 bye\r\n"), Close()), **good),  # type: ignore[arg-type]
-        Fault("starttls-454-close", row, _one("STARTTLS", refused, Close()), **good),  # type: ignore[arg-type]
-        Fault("starttls-354", "garbage under pipelining", _one("STARTTLS", Say(b"354 go\r\n")), **good),  # type: ignore[arg-type]
-        Fault("starttls-injected", abused, _one("STARTTLS", Say(b"220 go\r\n250 PIPELINING\r\n")), plain=False, **good),  # type: ignore[arg-type]
-        Fault("tls-EHLO-421", row, {"EHLO": (USUAL, (Say(b"421 4.3.2 bye\r\n"), Close()))}, **good),  # type: ignore[arg-type]
-        Fault("tls-MAIL-reset", "close mid-DATA; 421 then FIN", _one("MAIL", Reset()), plain=False, **good),  # type: ignore[arg-type]
-        Fault("tls-final-lost", "final reply lost", _one("FINAL", Reset()), repeats=True, taken=True, plain=False, **good),  # type: ignore[arg-type]
+        Fault("starttls-502", row, _one("STARTTLS", Say(b"502 5.5.1 what\r\n")), **good),
+        Fault("starttls-421", row, _one("STARTTLS", Say(b"421 4.3.2 bye\r\n"), Close()), **good),
+        Fault("starttls-454-close", row, _one("STARTTLS", refused, Close()), **good),
+        Fault("starttls-354", "garbage under pipelining", _one("STARTTLS", Say(b"354 go\r\n")), **good),
+        Fault("starttls-injected", abused, _one("STARTTLS", Say(b"220 go\r\n250 PIPELINING\r\n")), plain=False, **good),
+        Fault("starttls-injected-later", abused, _one("HANDSHAKE", Say(b"250 PIPELINING\r\n")), **good),
+        Fault("tls-EHLO-421", row, {"EHLO": (USUAL, (Say(b"421 4.3.2 bye\r\n"), Close()))}, **good),
+        Fault("tls-MAIL-reset", "close mid-DATA; 421 then FIN", _one("MAIL", Reset()), plain=False, **good),
+        Fault(
+            "tls-final-lost", "final reply lost", _one("FINAL", Reset()), repeats=True, taken=True, plain=False, **good
+        ),
         Fault("tls-no-pipelining", bad, sessions=EVERY_SESSION, extensions=_PLAIN, tls="good", plain=False),
         Fault("tls-split-replies", bad, sessions=EVERY_SESSION, split=True, tls="good", plain=False),
         Fault("tls-big", bad, sessions=EVERY_SESSION, content_octets=_BIG, tls="good", plain=False),
+        Fault("tls-huge", bad, sessions=EVERY_SESSION, content_octets=_HUGE, tls="good", plain=False),
     ]
     for stage in ("STARTTLS", "HANDSHAKE", "TLS"):
         faults += [
-            Fault(f"close-{stage}", row, _one(stage, Close()), **good),  # type: ignore[arg-type]
-            Fault(f"reset-{stage}", row, _one(stage, Reset()), **good),  # type: ignore[arg-type]
-            Fault(f"mute-{stage}", row, _one(stage, Mute()), slow=True, **good),  # type: ignore[arg-type]
+            Fault(f"close-{stage}", row, _one(stage, Close()), **good),
+            Fault(f"reset-{stage}", row, _one(stage, Reset()), **good),
+            Fault(f"mute-{stage}", row, _one(stage, Mute()), slow=True, **good),
         ]
     garbage = _one("HANDSHAKE", Say(b"\x15\x03\x01\x00\x02\x02\x28" * 20), Close())
-    return [*faults, Fault("garbage-HANDSHAKE", row, garbage, **good)]  # type: ignore[arg-type]
+    return [*faults, Fault("garbage-HANDSHAKE", row, garbage, **good)]
 
 
 FAULTS: dict[str, Fault] = {fault.name: fault for fault in _table()}

@@ -10,7 +10,9 @@ count says, by as much as one read.
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
+import hmac
 import re
 import socket
 import ssl
@@ -47,7 +49,10 @@ class ScriptedMx:
         self._name = name
         self._contexts: dict[str, ssl.SSLContext] = {}
         self.tls_sessions = 0  # that began TLS
+        self.resumed = 0  # of these, by an earlier one's ticket
         self.plain_messages = 0  # commands MAIL without TLS
+        self.user, self.password = b"us", b"secret"
+        self.logins: list[str] = []  # mechanisms by which the client logged in
         self.account = account if account is not None else Account(keep_contents=True)
         self.pause = pause  # seconds between the octets of a paced step
         self.sessions = 0
@@ -61,7 +66,8 @@ class ScriptedMx:
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen. Raises OSError."""
-        self._server = await asyncio.start_server(self._connected, host, port)
+        tls = self.context(self.fault.tls) if self.fault.implicit else None
+        self._server = await asyncio.start_server(self._connected, host, port, ssl=tls)
         self.host, self.port = self._server.sockets[0].getsockname()[:2]
 
     async def stop(self) -> None:
@@ -132,7 +138,8 @@ class _Session:
     ) -> None:
         self._server = server
         self._fault = server.fault if faulty else Fault("good", "", tls=server.fault.good_tls)
-        self._tls = False
+        self._tls = server.fault.implicit
+        self._user = b""
         self._number = number
         self._reader = reader
         self._writer = writer
@@ -158,6 +165,10 @@ class _Session:
                 await self._stage(verb.decode(), self._hello(verb))
             elif line.upper() == b"STARTTLS" and self._fault.tls and not self._tls:
                 await self._starttls()
+            elif verb == b"AUTH" and self._fault.auth:
+                await self._auth(line)
+            elif verb == b"MAIL" and self._fault.auth and not self._user:
+                await self._write(b"530 5.7.0 who are you\r\n")
             elif verb == b"MAIL":
                 self._server.plain_messages += not self._tls
                 self._mail = await self._stage("MAIL", b"250 2.1.0 OK\r\n") == b"2"
@@ -185,6 +196,8 @@ class _Session:
             lines.append(b"SIZE %d" % self._fault.size_limit)
         if self._fault.tls and not self._tls:
             lines.append(b"STARTTLS")
+        if self._fault.auth and (self._tls or not self._fault.tls):
+            lines.append(b"AUTH " + b" ".join(self._fault.auth))
         if verb == b"HELO":
             lines = lines[:1]
         return b"".join(b"250-%b\r\n" % each for each in lines[:-1]) + b"250 %b\r\n" % lines[-1]
@@ -201,8 +214,35 @@ class _Session:
         await self._flush()
         await self._writer.start_tls(self._server.context(self._fault.tls))
         self._tls = True
+        self._server.resumed += bool(self._writer.get_extra_info("ssl_object").session_reused)
         self._server.note(self._number, ">", b"(TLS)")
         await self._perform(self._turn("TLS"))
+
+    async def _auth(self, line: bytes) -> None:
+        """PLAIN (RFC 4616), LOGIN, CRAM-MD5 (RFC 2195)."""
+        words = line.split()
+        mechanism = words[1].upper()
+        if mechanism not in self._fault.auth:
+            await self._write(b"504 5.5.4 no such mechanism\r\n")
+            return
+        server = self._server
+        if mechanism == b"PLAIN":
+            octets = base64.b64decode(words[2]) if len(words) > 2 else await self._ask(b"")
+            good = octets.split(b"\0") == [b"", server.user, server.password]
+        elif mechanism == b"LOGIN":
+            good = [await self._ask(b"Username:"), await self._ask(b"Password:")] == [server.user, server.password]
+        else:
+            challenge = b"<17.42@scripted.mx.example>"
+            digest = hmac.new(server.password, challenge, "md5").hexdigest().encode()
+            good = await self._ask(challenge) == server.user + b" " + digest
+        if good:
+            self._user = server.user
+            server.logins.append(mechanism.decode())
+        await self._stage("AUTH", b"235 2.7.0 welcome\r\n" if good else b"535 5.7.8 not you\r\n")
+
+    async def _ask(self, challenge: bytes) -> bytes:
+        await self._write(b"334 " + base64.b64encode(challenge) + b"\r\n")
+        return base64.b64decode(await self._line())
 
     async def _rcpt(self, line: bytes) -> None:
         found = _PATH.search(line)

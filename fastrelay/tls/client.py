@@ -2,11 +2,11 @@
 
 uvloop makes the TLS object itself, by `wrap_bio` of the context it is given, so the session to resume is put in there:
 the server name carries behind a NUL what else the session is kept under (uvloop hands on nothing but a plain str). A
-session belongs to the context it was made with; contexts keep their own, so what was agreed without a look at the certificate never stands in
-for a session that must be verified.
+session belongs to the context it was made with; contexts keep their own, so what was agreed without a look at the
+certificate never stands in for a session that must be verified.
 
-Resumed sessions skip the certificate: a host that has once proved its name has done so for RESUMED_SECONDS. Connections
-with a `check` (DANE) are never resumed, since the chain is not there to be checked.
+A resumed session skips the certificate: a host that has proved its name has done so for the life of its ticket.
+Connections with a `check` (DANE) are never resumed, since the chain is not there to be checked.
 
 Known faults: one ticket may be used for several connections, which tells those on the way that they are of one client;
 our address does so anyway.
@@ -18,11 +18,13 @@ import ssl
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from cryptography import x509
+
 if TYPE_CHECKING:
     from fastrelay.config.security import OutboundTls
 
 SESSIONS_KEPT = 4096  # per context; a session holds a certificate, some 3 KiB
-RESUMED_SECONDS = 7200.0
+NAMES_SHOWN = 5
 
 _VERSIONS = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -139,12 +141,22 @@ def classify(error: BaseException) -> tuple[str, str]:
     return FAILURE, f"the TLS handshake failed: {error}"
 
 
-def version_of(tls: ssl.SSLObject) -> str:
-    """ "TLSv1.3", …"""
-    return tls.version() or ""
-
-
 def describe(tls: ssl.SSLObject) -> dict[str, Any]:
     """What is worth showing of a TLS connection: version, cipher, resumed."""
     cipher = tls.cipher()
-    return {"version": version_of(tls), "cipher": cipher[0] if cipher else "", "resumed": bool(tls.session_reused)}
+    return {"version": tls.version() or "", "cipher": cipher[0] if cipher else "", "resumed": bool(tls.session_reused)}
+
+
+def describe_certificate(der: bytes) -> str:
+    """A host's certificate in a sentence: for which names, by whom, until when."""
+    certificate = x509.load_der_x509_certificate(der)
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        shown = [str(name) for name in names.get_values_for_type(x509.DNSName)]
+        shown += [str(address) for address in names.get_values_for_type(x509.IPAddress)]
+    except (x509.ExtensionNotFound, ValueError):
+        shown = []
+    more = f" and {len(shown) - NAMES_SHOWN} more" if len(shown) > NAMES_SHOWN else ""
+    subject = ", ".join(shown[:NAMES_SHOWN]) + more if shown else certificate.subject.rfc4514_string()
+    until = certificate.not_valid_after_utc
+    return f"certificate for {subject}, by {certificate.issuer.rfc4514_string()}, until {until:%Y-%m-%d}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import itertools
 import math
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_any_cut_of_replies_is_the_same_session(cuts: list[int], refused: bool) 
     replies += [] if refused else [ehlo("CHUNKING")]
     for reply in replies:
         at = sorted({0, len(reply), *(cut for cut in cuts if cut < len(reply))})
-        for begin, end in zip(at, at[1:], strict=False):
+        for begin, end in itertools.pairwise(at):
             wire.server(reply[begin:end])
         if wire.machine.state == State.STATE_HANDSHAKE:
             wire.tls()
@@ -207,7 +208,7 @@ def test_trace_tells_of_tls() -> None:
     lines: list[tuple[str, bytes]] = []
     wire = asked(trace=lambda way, line: lines.append((way, line))).server(GO)
     wire.tls()
-    assert [(">", b"STARTTLS"), ("<", b"220 2.0.0 go ahead"), ("-", b"TLS stands")] == lines[-4:-1]
+    assert lines[-4:-1] == [(">", b"STARTTLS"), ("<", b"220 2.0.0 go ahead"), ("-", b"TLS stands")]
 
 
 # ---- AUTH

@@ -37,7 +37,8 @@ from libc.math cimport INFINITY
 from fastrelay._core.reply cimport REPLY_TEXT_LIMIT, REPLY_TOTAL_LIMIT
 from fastrelay._core.transaction cimport (
     BDAT_LAST, DATA_COMMAND, ERROR_AUTH, ERROR_CLOSED, ERROR_LOCAL_ABORT, ERROR_NONE, ERROR_PROTOCOL, ERROR_TIMEOUT,
-    ERROR_TLS, NO_BODY, STAGE_BODY, STAGE_DATA, STAGE_FINAL, STAGE_MAIL, STAGE_NONE, STAGE_RCPT, command_group, fits, look,
+    ERROR_TLS, NO_BODY, STAGE_BODY, STAGE_DATA, STAGE_FINAL, STAGE_MAIL, STAGE_NONE, STAGE_RCPT, command_group, fits,
+    look,
 )
 
 from fastrelay._core import transaction as _nouns
@@ -67,8 +68,8 @@ cdef class SmtpClient:
     def __init__(self, bytes ehlo_name not None, double now, *, bint allow_pipelining=True,
                  bint allow_chunking=True, Timeouts timeouts=None, object trace=None, int tls=TLS_NONE,
                  object login=None, bint auth_in_clear=False):
-        """`login`: who makes the lines of AUTH (fastrelay/deliver/login.py). Nothing of it is shown to a server that has
-        not proved who it is under TLS, unless auth_in_clear (loopback)."""
+        """`tls`: one of Tls. `login`: makes the lines of AUTH (fastrelay/deliver/login.py). Nothing of it is shown to a
+        server that has not proved who it is under TLS, unless auth_in_clear (loopback)."""
         if not ehlo_name or look(ehlo_name) != 0 or b" " in ehlo_name:
             raise ValueError("the EHLO name must be a host name or an address literal")
         self._ehlo_name = ehlo_name
@@ -495,8 +496,7 @@ cdef class SmtpClient:
             return self._give_up(ERROR_AUTH, "our credentials are for a server that has proved who it is under TLS")
         begun = self._login.begin(self.capabilities.auth)
         if begun is None:
-            offered = ", ".join(self.capabilities.auth) or "none"
-            return self._give_up(ERROR_AUTH, f"the server offers no mechanism of AUTH that we have (it offers {offered})")
+            return self._give_up(ERROR_AUTH, self._login.problem)
         return self._say_secret(begun, b"AUTH " + begun.split(b" ")[1], now)
 
     cdef int _on_auth(self, Reply reply, double now) except -1:

@@ -8,9 +8,9 @@ All connections of a worker read into one buffer (the engine's): uvloop reads an
 nobody else can touch it in between, and an idle connection costs no buffer. The same holds under TLS, where uvloop
 decrypts into it and calls in one step.
 
-TLS: when the machine says STARTTLS the pool is told, whoever connects (fastrelay/deliver/connect.py) upgrades the
-transport and calls `secured`. With TLS from the first octet `connection_made` comes when the handshake is done, and does
-the same. uvloop may miss to say that a broken TLS connection is lost, so `tick` sees to it.
+TLS: when the machine says STARTTLS the pool is told; who upgrades the transport (fastrelay/deliver/handshake.py) calls
+`secured`. With TLS from the first octet `connection_made` comes when the handshake is done, and does the same. uvloop
+may miss to say that a broken TLS connection is lost, so `tick` sees to it.
 
 Known faults: none.
 """
@@ -137,7 +137,7 @@ cdef class Session:
             self.resumed.set_result(None)
 
     cpdef bint secured(self, transport, double now) except -1:
-        """TLS stands on this transport: EHLO, unless something is wrong with the certificate; then False, and it goes."""
+        """TLS stands on this transport: EHLO. False where something is wrong with the certificate: the session ends."""
         self.transport = transport
         self.ssl = transport.get_extra_info("ssl_object")
         if self.tls.checked(self, self.ssl):

@@ -1,0 +1,264 @@
+"""TLS towards hosts through a worker, on real sockets: plain where it may be, waiting where it may not, smart hosts."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.worker import WorkerBox, run
+
+from fastrelay.sim.certificates import Authority
+from fastrelay.sim.faults import EVERY_SESSION, Close, Fault, Say
+from fastrelay.sim.scripted import ScriptedMx
+from fastrelay.tls.policy import HostPlan
+
+GOOD = Fault("tls", "", sessions=EVERY_SESSION, tls="good")
+LOOPBACK = "127.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    return Authority()
+
+
+class Hosts:
+    """Scripted hosts with certificates for 127.0.0.1, and a worker whose only route they are."""
+
+    def __init__(self, folder: Path, authority: Authority) -> None:
+        self._folder = folder
+        self._authority = authority
+        self.ca_file = authority.write(str(folder / "ca.pem"))
+        self.all: list[ScriptedMx] = []
+        self.more: dict[str, Any] = {}  # further keys of the configuration
+
+    async def start(self, *faults: Fault) -> list[ScriptedMx]:
+        for fault in faults:
+            mx = ScriptedMx(fault, authority=self._authority, name=LOOPBACK)
+            await mx.start(LOOPBACK)
+            self.all.append(mx)
+        return self.all
+
+    async def stop(self) -> None:
+        for mx in self.all:
+            await mx.stop()
+
+    def box(self, outbound: dict[str, Any] | None = None, **route: Any) -> WorkerBox:
+        hosts = [f"{mx.host}:{mx.port}" for mx in self.all]
+        tls = {"outbound": {"ca_file": self.ca_file, "dane": False, "mta_sts": False, **(outbound or {})}}
+        return WorkerBox(
+            self._folder / "state", [], routes=[{"domains": ["*"], "hosts": hosts, **route}], tls=tls,
+            delivery={"connect_backoff": {"first": 10.0, "max": 20.0}}, **self.more,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def hosts(tmp_path: Path, authority: Authority) -> Iterator[Hosts]:
+    yield Hosts(tmp_path, authority)
+
+
+def play(hosts: Hosts, faults: list[Fault], story: Callable[[WorkerBox], Any], **options: Any) -> None:
+    async def work() -> None:
+        await hosts.start(*faults)
+        try:
+            async with hosts.box(**options) as box:
+                await story(box)
+        finally:
+            await hosts.stop()
+
+    run(work)
+
+
+def outcomes(box: WorkerBox) -> list[dict[str, Any]]:
+    return [event for event in box.events() if event["event"] in ("delivered", "deferred", "failed")]
+
+
+# ---- where TLS is no must
+
+
+@pytest.mark.parametrize("flaw", ["good", "wrong-name", "expired", "self-signed"])
+def test_any_certificate_will_do(hosts: Hosts, flaw: str) -> None:
+    async def story(box: WorkerBox) -> None:
+        await box.accepted(["r@one.test"])
+        await box.settled()
+        event = outcomes(box)[0]
+        assert (event["event"], event["tls"]) == ("delivered", "TLSv1.3")
+        assert event["tls_cipher"].startswith("TLS_")
+        assert "tls_verified" not in event
+        assert hosts.all[0].plain_messages == 0
+
+    play(hosts, [replace(GOOD, tls=flaw)], story)
+
+
+def test_sessions_are_resumed(hosts: Hosts) -> None:
+    async def story(box: WorkerBox) -> None:
+        for _ in range(3):
+            await box.accepted(["r@one.test"])
+            await box.settled()
+            await box.hang_up()
+        assert (hosts.all[0].tls_sessions, hosts.all[0].resumed) == (3, 2)
+
+    play(hosts, [GOOD], story)
+
+
+def test_sessions_are_not_resumed_where_nobody_wants_it(hosts: Hosts) -> None:
+    async def story(box: WorkerBox) -> None:
+        for _ in range(2):
+            await box.accepted(["r@one.test"])
+            await box.settled()
+            await box.hang_up()
+        assert (hosts.all[0].tls_sessions, hosts.all[0].resumed) == (2, 0)
+
+    play(hosts, [GOOD], story, outbound={"resume": False})
+
+
+def test_broken_tls_is_remembered_for_a_while(hosts: Hosts) -> None:
+    async def story(box: WorkerBox) -> None:
+        mx = hosts.all[0]
+        for n in range(2):
+            await box.accepted(["r@one.test"])
+            await box.settled()
+            await box.hang_up()
+            assert (mx.tls_sessions, mx.plain_messages, mx.sessions) == (1, 1 + n, 2 + n)
+        box.pass_time(3600)
+        await box.accepted(["r@one.test"])
+        await box.settled()
+        assert (mx.tls_sessions, mx.plain_messages, mx.sessions) == (2, 3, 5)
+        assert all(event["event"] == "delivered" and "tls" not in event for event in outcomes(box))
+
+    broken = Fault("broken", "", {"HANDSHAKE": ((Close(),),)}, sessions=EVERY_SESSION, tls="good")
+    play(hosts, [broken], story)
+
+
+def test_a_plain_reconnect_takes_a_permit(hosts: Hosts) -> None:
+    """With one connection a minute the second one, in plain, comes a minute later."""
+
+    async def story(box: WorkerBox) -> None:
+        box.pass_time(61)  # a new table permits nothing at once
+        await box.accepted(["r@one.test"])
+        await box.until(lambda: hosts.all[0].sessions == 1 and not box.app.connecting)
+        assert not box.counters().get("delivered")
+        await box.until(lambda: box.reasons() == {"rate_limit": 1})
+        box.pass_time(61)
+        await box.settled()
+        assert box.counters()["delivered"] == 1
+        assert hosts.all[0].sessions == 2
+
+    broken = Fault("broken", "", {"HANDSHAKE": ((Close(),),)}, sessions=EVERY_SESSION, tls="good")
+    hosts.more = {"shaping": [{"connection_rate": "1/min burst 1"}]}
+    play(hosts, [broken], story)
+
+
+def test_no_tls_where_it_is_switched_off(hosts: Hosts) -> None:
+    async def story(box: WorkerBox) -> None:
+        await box.accepted(["r@one.test"])
+        await box.settled()
+        assert (hosts.all[0].tls_sessions, hosts.all[0].plain_messages) == (0, 1)
+
+    play(hosts, [GOOD], story, outbound={"level": "none"})
+
+
+# ---- where it must be
+
+
+@pytest.mark.parametrize(
+    ("level", "fault", "words"),
+    [
+        ("required", Fault("plain", "", sessions=EVERY_SESSION), "does not offer STARTTLS"),
+        ("required", Fault("no", "", {"STARTTLS": ((Say(b"454 4.7.0 no\r\n"),),)}, EVERY_SESSION, tls="good"), "454"),
+        ("required", Fault("cut", "", {"HANDSHAKE": ((Close(),),)}, EVERY_SESSION, tls="good"), "handshake"),
+        ("verify", replace(GOOD, tls="wrong-name"), "not valid for"),
+        ("verify", replace(GOOD, tls="expired"), "expired"),
+        ("verify", replace(GOOD, tls="self-signed"), "self-signed"),
+        ("implicit", replace(GOOD, tls="wrong-name", implicit=True), "not valid for"),
+        ("implicit", replace(GOOD, tls="expired", implicit=True), "expired"),
+        ("implicit", Fault("plain", "", sessions=EVERY_SESSION), "handshake"),
+    ],
+)
+def test_mail_waits_where_no_host_has_the_tls_it_must_have(hosts: Hosts, level: str, fault: Fault, words: str) -> None:
+    """No attempt is burned, and nothing goes in plain."""
+
+    async def story(box: WorkerBox) -> None:
+        await box.accepted(["r@one.test"])
+        await box.until(lambda: box.reasons() == {"tls_policy": 1})
+        site = next(iter(box.app.board.sites.values()))
+        assert words in site.detail, site.detail
+        assert outcomes(box) == []
+        assert hosts.all[0].plain_messages == 0
+        assert not hosts.all[0].account.arrivals
+
+    play(hosts, [fault], story, tls=level)
+
+
+@pytest.mark.parametrize(("level", "verified"), [("required", None), ("verify", "pkix"), ("implicit", "pkix")])
+def test_the_next_host_takes_it(hosts: Hosts, level: str, verified: str | None) -> None:
+    async def story(box: WorkerBox) -> None:
+        await box.accepted(["r@one.test"])
+        await box.settled()
+        event = outcomes(box)[0]
+        assert (event["event"], event["tls"], event.get("tls_verified")) == ("delivered", "TLSv1.3", verified)
+        bad, good = hosts.all
+        assert (bad.sessions, good.sessions) == (0 if implicit else 1, 1)  # one without TLS is no session there
+        assert not bad.account.arrivals
+        assert good.plain_messages == 0
+
+    implicit = level == "implicit"
+    bad = Fault("bad", "", sessions=EVERY_SESSION, tls="self-signed" if level != "required" else "", implicit=implicit)
+    play(hosts, [bad, replace(GOOD, implicit=implicit)], story, tls=level)
+
+
+def test_a_check_that_finds_fault_ends_the_session_before_ehlo(hosts: Hosts) -> None:
+    async def story(box: WorkerBox) -> None:
+        seen: list[ssl.SSLObject] = []
+
+        def check(tls: ssl.SSLObject) -> str:
+            seen.append(tls)
+            return "no TLSA record fits"
+
+        async def host_plan(*rest: Any) -> HostPlan:
+            context = box.app.tls.contexts.dane()
+            return HostPlan("starttls", True, context, check=check, failure="validation-failure", verified="dane")
+
+        box.app.tls.host_plan = host_plan  # type: ignore[method-assign]
+        await box.accepted(["r@one.test"])
+        await box.until(lambda: box.reasons() == {"tls_policy": 1})
+        assert "no TLSA record fits" in next(iter(box.app.board.sites.values())).detail
+        assert len(seen) == 1
+        assert [line for line in hosts.all[0].dialogue if "EHLO" in line] == hosts.all[0].dialogue[1:2]
+
+    play(hosts, [GOOD], story)
+
+
+# ---- smart hosts
+
+
+@pytest.mark.parametrize("mechanism", [b"PLAIN", b"LOGIN", b"CRAM-MD5"])
+@pytest.mark.parametrize("level", ["verify", "implicit", "none"])
+def test_auth_at_a_smart_host(hosts: Hosts, tmp_path: Path, mechanism: bytes, level: str) -> None:
+    """Under TLS that is verified, and on loopback in clear too."""
+    (tmp_path / "password").write_bytes(b"secret\n")
+
+    async def story(box: WorkerBox) -> None:
+        await box.accepted(["r@one.test"])
+        await box.settled()
+        assert outcomes(box)[0]["event"] == "delivered"
+        assert hosts.all[0].logins == [mechanism.decode()]
+
+    fault = replace(GOOD, auth=(mechanism,), implicit=level == "implicit", tls="" if level == "none" else "good")
+    play(hosts, [fault], story, tls=level, username="us", password_file=str(tmp_path / "password"))
+
+
+def test_a_wrong_password_makes_mail_wait(hosts: Hosts, tmp_path: Path) -> None:
+    (tmp_path / "password").write_bytes(b"wrong\n")
+
+    async def story(box: WorkerBox) -> None:
+        await box.accepted(["r@one.test"])
+        await box.until(lambda: box.reasons() == {"connect_backoff": 1})
+        assert "535" in next(iter(box.app.board.sites.values())).detail
+        assert outcomes(box) == []
+
+    fault = replace(GOOD, auth=(b"PLAIN",))
+    play(hosts, [fault], story, tls="verify", username="us", password_file=str(tmp_path / "password"))
