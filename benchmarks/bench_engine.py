@@ -1,7 +1,8 @@
 """The middle of the relay without sockets: accept → group commit → pull → settle as delivered → commit, on a spool.
 
 The oracle does the same steps in plain Python over the same spool: record by struct, JSON by json, dicts for the queue.
-Prints microseconds of CPU a message (this thread and the committer's); asserts that both settle all, and no time.
+The sealed variants add header fields, check, and sign at accept; beside them stands what the bare signature operation
+costs. Prints microseconds of CPU a message (this thread and the committer's); asserts that all is settled, and no time.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +22,30 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 import uvloop
 from bench_record import encode_plain
+from support.dkim_keys import ed25519_key, key_file, pem, rsa_key
 from support.worker import WorkerBox, envelope_of
 
 from fastrelay._core.reply import Reply
+from fastrelay.dkim.keys import read_key
 
 MESSAGES = 20_000
 GROUP = 200
-CONTENT = b"Subject: news\r\n\r\n" + b"A line of a newsletter, as long as lines are.\r\n" * 220
+SIGNATURES = 2000
+BODY = b"A line of a newsletter, as long as lines are.\r\n" * 220
+CONTENT = b"Subject: news\r\n\r\n" + BODY
+HEADER = (
+    b"From: News <news@sender.test>\r\nTo: user@example.test\r\nSubject: news\r\nMIME-Version: 1.0\r\n"
+    b"Content-Type: text/plain; charset=utf-8\r\nContent-Transfer-Encoding: 7bit\r\n"
+)
+WHOLE = HEADER + b"Date: Mon, 23 Nov 2026 17:51:28 +0000\r\nMessage-ID: <1@sender.test>\r\n\r\n" + BODY
+COMPOSE = {
+    "add": ["date", "message_id"], "list_unsubscribe": "https://sender.test/u/{id}?to={recipient}",
+    "feedback_id": "{campaign}:{tenant}:news:fastrelay", "cfbl_address": "fbl@sender.test",
+}  # fmt: skip
+REFERENCES = COMPOSE | {"list_unsubscribe": "https://sender.test/u/{reference}", "reference": "X-Fastrelay-Reference",
+                        "reverse_path": "b+{reference}@sender.test"}  # fmt: skip
+CHECKS = {"refuse": ["from", "from_domain", "date", "message_id", "repeated_fields", "line_length", "eight_bit_header",
+                     "unsubscribe", "no_recipient_field"]}  # fmt: skip
 
 
 class Told:
@@ -37,10 +57,27 @@ class Told:
         Told.count += 1
 
 
-async def engine(folder: Path) -> float:
-    async with WorkerBox(folder, ["127.0.0.1:9"]) as box:
+def keys_in(folder: Path, *algorithms: str) -> dict[str, Any]:
+    """A DKIM key of each kind."""
+    made = {"rsa": rsa_key, "ed25519": ed25519_key}
+    one = {"domain": "sender.test"}
+    return {"keys": [one | {"selector": name, "key": key_file(folder, name, made[name]())} for name in algorithms]}
+
+
+def bare(algorithm: str) -> float:
+    """Microseconds of CPU of one signature, and nothing around it."""
+    private = rsa_key() if algorithm == "rsa" else ed25519_key()
+    key, signed = read_key(pem(private)), b"x" * 1000
+    began = time.thread_time()
+    for _ in range(SIGNATURES):
+        key.sign(signed)
+    return (time.thread_time() - began) / SIGNATURES * 1e6
+
+
+async def engine(folder: Path, content: bytes = CONTENT, **keys: Any) -> float:
+    async with WorkerBox(folder / "relay", ["127.0.0.1:9"], **keys) as box:
         app, spool = box.app, box.app.own_spool
-        envelope = envelope_of("news@sender.test", ["user@example.test"], CONTENT)
+        envelope = envelope_of("news@sender.test", ["user@example.test"], content)
         app.board.pump = app.engine.cold.pump = lambda site, now: None  # nobody connects here
         await box.accepted(["first@example.test"])
         await box.until(lambda: app.board.sites)
@@ -50,7 +87,9 @@ async def engine(folder: Path) -> float:
         began, committed = time.thread_time(), spool.committer_seconds
         for _ in range(MESSAGES // GROUP):
             for _ in range(GROUP):
-                app.engine.accept(client, envelope, b"127.0.0.1", b"Received: from x by y id ", None, now)
+                assert (
+                    app.engine.accept(client, envelope, b"127.0.0.1", b"Received: from x by y id ", None, now) is None
+                )
             spool.drain()
             while (delivery := app.engine.pull(site, 0, 100, now)) is not None:
                 delivery.transaction.final_reply = reply
@@ -59,6 +98,11 @@ async def engine(folder: Path) -> float:
         seconds = time.thread_time() - began + spool.committer_seconds - committed
         assert box.counters()["delivered"] == MESSAGES + 1, box.counters()
         return seconds
+
+
+async def sealed(folder: Path, algorithms: tuple[str, ...], content: bytes = WHOLE, **keys: Any) -> float:
+    """As `engine`, signed."""
+    return await engine(folder, content, dkim=keys_in(folder, *algorithms), **keys)
 
 
 async def oracle(folder: Path) -> float:
@@ -117,14 +161,28 @@ async def oracle(folder: Path) -> float:
 
 def main() -> None:
     found = {}
-    for name, work in (("engine", engine), ("plain Python", oracle)):
+    variants: dict[str, Callable[[Path], Awaitable[float]]] = {
+        "engine": engine,
+        "engine, whole header": partial(engine, content=WHOLE),
+        "fields added": partial(engine, content=HEADER + b"\r\n" + BODY, compose=COMPOSE),
+        "with references": partial(engine, content=HEADER + b"\r\n" + BODY, compose=REFERENCES),
+        "checked": partial(engine, content=WHOLE, checks={"warn": CHECKS["refuse"]}),
+        "signed ed25519": partial(sealed, algorithms=("ed25519",)),
+        "signed rsa-2048": partial(sealed, algorithms=("rsa",)),
+        "all of it, rsa": partial(sealed, algorithms=("rsa",), compose=REFERENCES, checks=CHECKS),
+        "plain Python": oracle,
+    }
+    for name, work in variants.items():
         with tempfile.TemporaryDirectory() as folder, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             began = time.perf_counter()
             cpu = runner.run(work(Path(folder)))
             found[name] = cpu / MESSAGES * 1e6
             rate = MESSAGES / (time.perf_counter() - began)
-            print(f"{name:13} {found[name]:7.1f} us CPU a message, {rate:8.0f} messages/s, groups of {GROUP}")
-    print(f"ratio {found['plain Python'] / found['engine']:.1f}; both write contents of {len(CONTENT)} octets")
+            print(f"{name:21} {found[name]:7.1f} us CPU a message, {rate:8.0f} messages/s, groups of {GROUP}")
+    print(f"ratio {found['plain Python'] / found['engine']:.1f}; contents of {len(CONTENT)} octets")
+    for name, algorithm in (("signed ed25519", "ed25519"), ("signed rsa-2048", "rsa")):
+        more = found[name] - found["engine, whole header"]
+        print(f"signing with {algorithm}: {more:.1f} us more, of which the bare operation is {bare(algorithm):.1f}")
 
 
 if __name__ == "__main__":

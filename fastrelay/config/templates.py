@@ -15,6 +15,7 @@ where it must be read back.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -26,6 +27,7 @@ PLACEHOLDERS = (
     "recipient", "local", "domain", "sender_domain", "campaign", "tenant", "pool", "id", "reference",
 )  # fmt: skip
 OF_RECIPIENT = frozenset({"recipient", "local", "domain"})
+SAFE = frozenset({"id", "reference"})  # made by us, of letters, digits and hyphens
 
 Context = Literal["url", "local", "mailto", "token"]
 
@@ -46,6 +48,7 @@ def local_text(value: bytes) -> bytes:
     return made.replace(b"..", b".=2E") if b".." in made else made
 
 
+@functools.lru_cache(maxsize=1024)
 def _url(value: bytes) -> str:
     return quote(value, safe="")
 
@@ -54,10 +57,12 @@ def _local(value: bytes) -> str:
     return local_text(value).decode("utf-8", "surrogateescape")
 
 
+@functools.lru_cache(maxsize=1024)
 def _mailto(value: bytes) -> str:
     return quote(local_text(value), safe=_MAILTO_SAFE)
 
 
+@functools.lru_cache(maxsize=1024)
 def _token(value: bytes) -> str:
     return _NO_TOKEN.sub(b"_", value).decode("ascii")
 
@@ -90,7 +95,12 @@ class Template:
     def fill(self, values: Mapping[str, bytes]) -> str:
         """The text. KeyError where a value is missing."""
         escape = self._escape
-        return "".join([literal if name is None else escape(values[name]) for literal, name in self._parts])
+        return "".join(
+            [
+                literal if name is None else values[name].decode() if name in SAFE else escape(values[name])
+                for literal, name in self._parts
+            ]
+        )
 
 
 def names_in(text: str) -> frozenset[str]:

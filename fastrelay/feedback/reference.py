@@ -40,6 +40,7 @@ VERSION = "f"
 KEY_OCTETS = 32
 KEY_FILE = "reference.key"  # in the state directory
 HASH_OCTETS = 4
+TAG_OCTETS = 16  # of AES-SIV
 LONGEST = 400  # characters; one line of a header field takes it
 _CONTEXT = [b"fastrelay reference 1"]
 _TEXT = re.compile(r"f[a-z2-7]{28,1000}")
@@ -88,23 +89,23 @@ class References:
         `id` is the message id (TAG-hexadecimal). ValueError for one of another form.
         """
         tag, _, number = id.rpartition("-")
-        spool = tag.encode("ascii")
-        head = min(max(day, 0), _DAYS - 1).to_bytes(2, "big") + len(spool).to_bytes(1, "big") + spool
-        msgid = int(number, 16)
+        spool, msgid = tag.encode("ascii"), int(number, 16)
         tail = msgid.to_bytes((msgid.bit_length() + 7) // 8, "big")
-        names = b"".join(_sized(one) for one in (campaign, tenant, sender_domain))
-        choices = [(0, b"")]
+        room = (limit - 1) * 5 // 8 - TAG_OCTETS - 4 - len(spool) - len(tail)  # octets for all that may be left away
+        has, middle = 0, b""
+        names = 3 + len(campaign[:255]) + len(tenant[:255]) + len(sender_domain[:255])
         if recipient:
-            choices.append((_HAS_HASH, self.hash_of(recipient)))
-        if recipient and len(recipient) < 256:
-            who = _sized(recipient)
-            choices += [(_HAS_RECIPIENT, who), (_HAS_RECIPIENT | _HAS_NAMES, who + names)]
-        elif not recipient:
-            choices.append((_HAS_NAMES, names))
-        while len(choices) > 1 and _text_length(4 + len(spool) + len(choices[-1][1]) + len(tail)) > limit:
-            choices.pop()
-        has, middle = choices[-1]
-        return self._seal(bytes((has,)) + head + middle + tail)
+            who = 1 + len(recipient)
+            if who <= min(room, 256):
+                has, middle = _HAS_RECIPIENT, _sized(recipient)
+                room -= who
+            elif room >= HASH_OCTETS:
+                has, middle = _HAS_HASH, self.hash_of(recipient)
+        if names <= room and (has or not recipient) and has != _HAS_HASH:
+            has |= _HAS_NAMES
+            middle += _sized(campaign) + _sized(tenant) + _sized(sender_domain)
+        head = bytes((has, *min(max(day, 0), _DAYS - 1).to_bytes(2, "big"), len(spool)))
+        return self._seal(head + spool + middle + tail)
 
     def _seal(self, content: bytes) -> str:
         return VERSION + base64.b32encode(self._cipher.encrypt(content, _CONTEXT)).decode().rstrip("=").lower()
@@ -132,11 +133,6 @@ class References:
 def _sized(name: bytes) -> bytes:
     name = name[:255]
     return len(name).to_bytes(1, "big") + name
-
-
-def _text_length(octets: int) -> int:
-    """Characters of a reference whose content has so many octets."""
-    return 1 + -(-(octets + 16) * 8 // 5)
 
 
 def _opened(content: bytes) -> Reference:

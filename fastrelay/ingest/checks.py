@@ -21,6 +21,7 @@ Known faults: a line that is too long in the header only after our own fields we
 from __future__ import annotations
 
 import email.utils
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,11 +69,14 @@ def _from_domain(seen: Seen) -> str:
     domain = seen.domain
     if domain is None:
         return "its From field has no domain"
+    return "" if _may_exist(domain) else f"the domain of its From field, {_shown(domain)}, can't exist"
+
+
+@functools.lru_cache(maxsize=4096)
+def _may_exist(domain: bytes) -> bool:
     labels = domain.split(b".")
     fine = len(labels) > 1 and len(domain) < 254 and all(map(_LABEL.fullmatch, labels))
-    if fine and labels[-1] not in _RESERVED and not labels[-1].isdigit():
-        return ""
-    return f"the domain of its From field, {_shown(domain)}, can't exist"
+    return fine and labels[-1] not in _RESERVED and not labels[-1].isdigit()
 
 
 def _date(seen: Seen) -> str:

@@ -21,6 +21,7 @@ Known faults: none.
 from __future__ import annotations
 
 import email.utils
+import functools
 import re
 from typing import Any
 
@@ -120,6 +121,7 @@ class Composer:
         self._reference_name = config.reference.encode() if config.reference else b""
         self._reference_lower = self._reference_name.lower()
         self._reverse_path = MailboxTemplate(config.reverse_path) if config.reverse_path else None
+        self._with_values = self._unsubscribe or self._feedback_id is not None or bool(self._reference_name)
         self._second = -1
         self._second_date = b""
 
@@ -145,19 +147,21 @@ class Composer:
         count = fields.count
         if self._date and not count(b"date"):
             out.append(b"Date: %b\r\n" % self._now(wall))
-        from_domain: bytes | None = None
+        from_domain = _plain(fields.from_domain())
         if self._message_id and not count(b"message-id"):
-            from_domain = _plain(fields.from_domain()) or self._hostname
-            out.append(b"Message-ID: <%b.%x@%b>\r\n" % (msgid.encode(), int(wall * 1000), from_domain))
+            words = msgid.encode(), int(wall * 1000), from_domain or self._hostname
+            out.append(b"Message-ID: <%b.%x@%b>\r\n" % words)
+        if self._cfbl and not count(b"cfbl-address"):
+            out.append(self._cfbl)
+        if not self._with_values:
+            return b"".join(out)
         recipient = recipients[0] if len(recipients) == 1 else None
         values = Values(self, recipient, mail, msgid, int(wall // DAY_SECONDS))
-        values["sender_domain"] = self._sender_domain(from_domain or _plain(fields.from_domain()), reverse_path)
+        values["sender_domain"] = self._sender_domain(from_domain, reverse_path)
         if self._unsubscribe and mail[3] < TRANSACTIONAL and not count(b"list-unsubscribe"):
             out.append(self._unsubscribe_fields(fields, values, recipient))
         if self._feedback_id is not None and not count(b"feedback-id"):
             out.append(_field(b"Feedback-ID", self._feedback_id.fill(values).encode("ascii")))
-        if self._cfbl and not count(b"cfbl-address"):
-            out.append(self._cfbl)
         if self._reference_name and not count(self._reference_lower):
             out.append(_field(self._reference_name, values["reference"]))
         return b"".join(out)
@@ -203,6 +207,7 @@ class Composer:
         return octets if fits and _LOCAL.fullmatch(local) else None
 
 
+@functools.lru_cache(maxsize=4096)
 def _plain(domain: bytes | None) -> bytes | None:
     """A domain that can stand in a field as it is, or None."""
     return domain if domain is not None and _PLAIN_DOMAIN.fullmatch(domain) else None

@@ -137,8 +137,8 @@ def test_byte_for_byte(
     prefix = message.content.removesuffix(content)
     names = re.findall(rb"(?m)^([A-Za-z-]+):", prefix)
     assert names == [
-        b"DKIM-Signature", b"Received", b"Date", b"Message-ID", b"List-Unsubscribe", b"List-Unsubscribe-Post",
-        b"Feedback-ID", b"CFBL-Address", b"X-Reference",
+        b"DKIM-Signature", b"Received", b"Date", b"Message-ID", b"CFBL-Address", b"List-Unsubscribe",
+        b"List-Unsubscribe-Post", b"Feedback-ID", b"X-Reference",
     ]  # fmt: skip
     assert verdicts(message.content, records_of(signer_for(dkim_config)), 1) == [True]
     references = References(read_key(str(relay.state_dir / "reference.key")))

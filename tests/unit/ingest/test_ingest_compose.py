@@ -57,7 +57,7 @@ def test_everything_that_is_missing() -> None:
     octets = added()
     fields = read(octets)
     assert list(fields) == [
-        "Date", "Message-ID", "List-Unsubscribe", "List-Unsubscribe-Post", "Feedback-ID", "CFBL-Address", "X-Reference",
+        "Date", "Message-ID", "CFBL-Address", "List-Unsubscribe", "List-Unsubscribe-Post", "Feedback-ID", "X-Reference",
     ]  # fmt: skip
     assert email.utils.parsedate_to_datetime(fields["Date"]).timestamp() == int(WALL)
     assert re.fullmatch(r"<abcdef-1f\.[0-9a-f]+@news\.example>", fields["Message-ID"])
