@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastrelay.doctor import reasons
 from fastrelay.doctor.dkim_check import signing_domains
-from fastrelay.doctor.dmarc import REMOVED, DnsTrouble, Policy, Walk, aligned, tree_walk
+from fastrelay.doctor.dmarc import REMOVED, DnsTrouble, Policy, Walk, aligned, is_policy, tree_walk
 from fastrelay.doctor.findings import DnsMend, Finding, Severity, listed
 from fastrelay.doctor.look import Look, could_not_tell
 from fastrelay.doctor.lookups import Questions, tags_of, txt_values
@@ -19,7 +19,7 @@ async def check_dmarc(look: Look, domain: SenderDomain) -> list[Finding]:
     try:
         walk = await tree_walk(look.dns, name)
         if walk.policy is None:
-            return [_several(name, walk) if walk.several else _missing(name)]
+            return [_several(name, walk) if walk.several else await _missing(look, name)]
         found = [_present(name, walk)]
         found += [_several(name, walk)] if any(at == name for at, _ in walk.several) else []
         found += _form(walk)
@@ -34,9 +34,13 @@ def _finding(subject: str, severity: Severity, found: str, why: str, mend: str, 
     return Finding(check="dmarc", subject=subject, severity=severity, found=found, why=why, mend=mend, records=records)
 
 
-def _missing(name: str) -> Finding:
-    value = f"v=DMARC1; p=none; rua=mailto:dmarc-reports@{name}"
+async def _missing(look: Look, name: str) -> Finding:
+    astray = [text for text in txt_values(await look.dns.query(name, "TXT")) if is_policy(text)]
+    value = astray[0] if astray else f"v=DMARC1; p=none; rua=mailto:dmarc-reports@{name}"
     record = DnsMend(name=f"_dmarc.{name}", rdtype="TXT", value=value)
+    if astray:
+        found = f"the DMARC record lies at {name}, where nobody looks"
+        return _finding(name, "error", found, reasons.DMARC, "publish it where it belongs", record)
     mend = "publish this record, with a mailbox that exists; go on to p=quarantine once the reports are clean"
     return _finding(name, "error", "no DMARC policy, neither here nor above", reasons.DMARC, mend, record)
 

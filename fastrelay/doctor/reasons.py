@@ -13,6 +13,7 @@ SPF_PERMERROR = (
 )
 SPF_LOOKUPS = "receivers stop at 10 terms that ask the DNS, and then count the record as none (RFC 7208 4.6.4)"
 SPF_OPEN = "anybody may send for the domain, so its SPF counts for nothing, and spammers will find it"
+SPF_PTR = "ptr is slow, and receivers may pass over it; it should not be used any more (RFC 7208 5.5)"
 HELO_SPF = "bounces have no reverse-path, so their SPF is that of the EHLO name (RFC 7208 2.3, 2.4)"
 DKIM = (
     "Gmail, Yahoo and Outlook want a DKIM signature of the sender domain from bulk senders; Outlook rejects without "

@@ -108,6 +108,11 @@ def _advice(name: str, records: list[str], judged: Judged) -> list[Finding]:
                 records=tuple(mended(name, records, by_all)),
             )
         )
+    if any(term.lstrip("+-~?").partition(":")[0] == "ptr" for term in terms):
+        mend = "leave it out; name the addresses (ip4, ip6)"
+        found.append(
+            Finding(check="spf", subject=name, severity="note", found="ptr is used", why=reasons.SPF_PTR, mend=mend)
+        )
     lookups = max(result.lookups for _, result in judged)
     if lookups >= MANY_LOOKUPS:
         words = f"{lookups} terms ask the DNS before our addresses match; at most 10 may"

@@ -162,6 +162,14 @@ def test_the_printed_records_mend_a_policy(signed: Clinic, txt: Any, records: li
     signed.mend("dmarc")
 
 
+def test_a_record_at_the_wrong_place_is_moved(signed: Clinic, txt: Any) -> None:
+    txt(signed.zone, "news.example", "v=DMARC1; p=reject; rua=mailto:d@news.example")
+    (finding,) = signed.bad("dmarc")
+    assert "nobody looks" in finding.found
+    assert finding.records[0].value == "v=DMARC1; p=reject; rua=mailto:d@news.example"
+    assert signed.mend("dmarc") == 1
+
+
 def test_what_a_mend_keeps(signed: Clinic, txt: Any) -> None:
     txt(
         signed.zone,
