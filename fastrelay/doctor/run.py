@@ -2,6 +2,9 @@
 
 A check never raises for what the network, the DNS or a file does; one that does raise is a bug of ours, and is shown as
 a finding of its own (unknown), so that one fault does not hide all other findings.
+
+Known faults: certificates are read from their files, not asked of the listeners; one MX host that greets is enough to
+call the way out open.
 """
 
 from __future__ import annotations

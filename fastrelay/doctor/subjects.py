@@ -5,6 +5,9 @@ what the command line names. A pattern such as *.shop.example names no domain th
 
 Which sources send for a domain follows the configuration: the pool that `senders` gives its mail; else the pools that
 its tenant may use; else every source that a pool holds, since a header field may name any pool.
+
+Known faults: an application's own reverse-path is taken to lie in the From domain (compose.reverse_path is known); the
+pools of listeners and users are not told apart by domain.
 """
 
 from __future__ import annotations
