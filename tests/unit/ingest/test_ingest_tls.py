@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
+import os
 import re
 import socket
 import ssl
@@ -518,5 +520,80 @@ def test_a_certificate_that_is_taken_away(tmp_path: Path, certificate: dict[str,
         assert (await asyncio.to_thread(early.say, b"STARTTLS")).startswith("454 4.7.0")
         assert "STARTTLS" not in await served.client(begin)
         early.sock.close()
+
+    serve(tmp_path, act, certificate)
+
+
+def test_a_fault_of_ours_ends_one_connection(
+    tmp_path: Path, certificate: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    def talk(client: RawClient) -> str:
+        client.tls().reply()
+        client.say(b"EHLO client.test")
+        return client.say(b"AUTH PLAIN bWU=")
+
+    async def act(served: Served) -> None:
+        fake = with_fake_auth(served)
+        fake.begin = lambda *rest: 1 // 0  # type: ignore[assignment]
+        other = await asyncio.to_thread(RawClient, served.binds["starttls"])
+        assert await served.client(talk, "implicit") == ""
+        assert (await asyncio.to_thread(other.reply)).startswith("220")
+        assert (await asyncio.to_thread(other.say, b"NOOP")).startswith("250")
+        other.sock.close()
+        await served.nobody()
+        assert "please report this" in caplog.text
+        caplog.clear()
+
+    serve(tmp_path, act, certificate, auth={"users": str(tmp_path / "users")})
+
+
+def test_clients_of_every_end_leave_nothing_behind(tmp_path: Path, certificate: dict[str, str]) -> None:
+    """Descriptors and objects, after connections that ended in every way."""
+
+    def ends(client: RawClient, kind: str, end: int) -> None:
+        if kind == "starttls":
+            client.reply()
+            client.say(b"EHLO client.test")
+            client.send(b"STARTTLS\r\n")
+            if end == 0:
+                return
+            client.reply()
+        if end == 1:
+            client.send(b"\x16\x03\x01")
+            return
+        if end == 2:
+            client.send(b"NOOP\r\n")
+            client.rest()
+            return
+        client.tls()
+        if kind == "implicit":
+            client.reply()
+        client.say(b"EHLO client.test")
+        if end == 4:
+            client.sock.unwrap()  # type: ignore[attr-defined]
+        if end == 5:
+            client.say(b"QUIT")
+        if end == 6:
+            client.message(BODY)
+
+    async def act(served: Served) -> None:
+        def left() -> tuple[int, int]:
+            gc.collect()
+            kinds = ("Connection", "SSLProtocol", "SmtpServer")
+            return len(os.listdir("/proc/self/fd")), sum(type(one).__name__ in kinds for one in gc.get_objects())
+
+        async def rounds(number: int) -> None:
+            for _ in range(number):
+                for kind in ("starttls", "implicit"):
+                    for end in range(7):
+                        await served.client(lambda client, k=kind, e=end: ends(client, k, e), kind)
+            await served.nobody()
+            await served.box.settled()
+            await served.box.hang_up()
+
+        await rounds(2)
+        descriptors, objects = left()
+        await rounds(6)
+        await served.box.until(lambda: left()[0] <= descriptors and left()[1] <= objects)
 
     serve(tmp_path, act, certificate)
