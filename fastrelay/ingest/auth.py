@@ -316,7 +316,7 @@ class Authenticator:
             return
         self._count(attempt, "ok")
         self._drop(attempt)
-        attempt.failures = 0
+        self._tries.pop(connection, None)  # nobody authenticates twice
         connection.server.verify_recipient = login.verify_recipient
         connection.verify_header = login.verify_header
         connection.auth_done(login, SUCCESS)
