@@ -357,25 +357,25 @@ def test_a_client_that_does_not_read_is_cut_off(tmp_path: Path, certificate: dic
 
     async def act(served: Served) -> None:
         client = await asyncio.to_thread(RawClient, served.binds["implicit"])
+        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
 
-        def begin() -> None:
-            client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        def talk_on() -> None:
             client.tls().reply()
             with contextlib.suppress(OSError):
-                client.sock.settimeout(0.5)  # until neither side takes any more
-                for _ in range(1000):
+                while True:
                     client.send(b"HELP\r\n" * 10_000)
 
+        talking = asyncio.create_task(asyncio.to_thread(talk_on))
         listener = served.box.app.listener
-        await asyncio.to_thread(begin)
+        await served.box.until(lambda: any(one.writing_paused for one in listener.connections))
         (connection,) = listener.connections
-        assert connection.writing_paused
         served.box.pass_time(10_000)  # idle: 421, which can't be said
         assert connection.server.closed
         for _ in range(3):
             served.box.pass_time(10.5)
             await asyncio.sleep(0)
         await served.nobody()
+        await talking
         client.sock.close()
 
     serve(tmp_path, act, certificate, smtp={"commands": 1_000_000_000})
