@@ -36,6 +36,10 @@ Exit codes: 0 neither errors nor warnings; 1 warnings; 2 errors (or wrong usage)
 not run: no sound configuration, or nothing could be looked up.
 
 \b
+Reply codes and rules are those of Google's Email sender guidelines and Gmail SMTP errors and
+codes, Yahoo's Sender requirements, and Microsoft's page on 550 5.7.515.
+
+\b
 Checks: """
 
 

@@ -1,34 +1,34 @@
 """Why a finding matters: who rejects, junks or delays mail because of it, and who says so.
 
-The large providers' rules for bulk senders (5,000 messages a day and more; Gmail and Yahoo since February 2024, Outlook
-since May 2025) are published in Google's "Email sender guidelines", Yahoo's "Sender requirements" and Microsoft's
-"Outlook's new requirements for high-volume senders"; the RFCs are named by number.
+What large providers want of bulk senders (5,000 messages a day and more; Gmail and Yahoo since February 2024, Outlook
+since May 2025) is published in Google's "Email sender guidelines" and "Gmail SMTP errors and codes" (where the reply
+codes are from; 4.7.x delays, 5.7.x rejects), Yahoo's "Sender requirements and recommendations", and Microsoft's "Fix
+NDR error 550 5.7.515 in Outlook.com". What GMX and Comcast answer is as senders have met it. RFCs are named by number.
 """
 
-BULK_RULES = "their rules for bulk senders of 2024 and 2025"
-
-SPF = f"Gmail, Yahoo and Outlook want SPF to pass from bulk senders, and junk or reject mail without it ({BULK_RULES})"
-SPF_PERMERROR = (
-    "a record that cannot be evaluated counts as none: Gmail, Yahoo and Outlook then see no SPF (RFC 7208 4.6)"
+SPF = (
+    "Gmail (4.7.27, 5.7.27), Outlook (550 5.7.515) and Yahoo want SPF of bulk senders to pass, and delay, junk or reject "
+    "mail without it"
 )
+SPF_PERMERROR = f"a record that cannot be evaluated lets no mail pass (RFC 7208 4.6, 8.7); {SPF}"
 SPF_LOOKUPS = "receivers stop at 10 terms that ask the DNS, and then count the record as none (RFC 7208 4.6.4)"
 SPF_OPEN = "anybody may send for the domain, so its SPF counts for nothing, and spammers will find it"
 SPF_PTR = "ptr is slow, and receivers may pass over it; it should not be used any more (RFC 7208 5.5)"
 HELO_SPF = "bounces have no reverse-path, so their SPF is that of the EHLO name (RFC 7208 2.3, 2.4)"
 DKIM = (
-    "Gmail, Yahoo and Outlook want a DKIM signature of the sender domain from bulk senders; Outlook rejects without "
-    f"(550 5.7.515) ({BULK_RULES})"
+    "Gmail (4.7.30, 5.7.30), Outlook (550 5.7.515) and Yahoo want mail of bulk senders to be signed by the sender domain, "
+    "and delay, junk or reject it without"
 )
 DKIM_KEY = "signatures that do not verify count as none: DMARC then hangs on SPF alone, and forwarded mail fails it"
 DKIM_SIZE = "Gmail wants 1024 bits at least and recommends 2048; shorter keys can be broken and are ignored (RFC 8301)"
 DKIM_TEST = "t=y asks receivers to treat signed mail as if it were unsigned (RFC 6376 3.6.1)"
 DMARC = (
-    "Gmail, Yahoo and Outlook want a DMARC policy, at least p=none, of the From domain of bulk mail; Gmail defers and "
-    f"rejects without (550 5.7.26), Outlook rejects (550 5.7.515) ({BULK_RULES})"
+    "Gmail (4.7.31, 5.7.40), Outlook (550 5.7.515) and Yahoo want bulk senders to have a DMARC policy for the From "
+    "domain, at least p=none, and delay, junk or reject mail without it"
 )
 DMARC_ALIGNED = (
-    "DMARC passes only if SPF or DKIM passes for a domain that fits the From domain; Gmail, Yahoo and Outlook reject "
-    f"bulk mail where neither does ({BULK_RULES})"
+    "DMARC passes only if SPF or DKIM passes for a domain that fits the From domain; Gmail (4.7.32, 5.7.32; 5.7.26 "
+    "where neither passes), Outlook (550 5.7.515) and Yahoo want that of bulk senders"
 )
 DMARC_ONE_LEG = (
     "with one of the two only, its next fault makes all mail fail DMARC; forwarding breaks SPF, lists break DKIM"
@@ -38,8 +38,8 @@ DMARC_RUA_OUTSIDE = "reports go to another domain only if it agrees, by a record
 DMARC_FORM = "receivers ignore what they cannot read; a policy may then be weaker than you think (RFC 9989 4.7)"
 DMARC_SEVERAL = "with several records at one name none of them counts, as if there were no policy (RFC 9989 4.10)"
 PTR = (
-    "Gmail rejects mail from an address without a PTR record that resolves back to it (550 5.7.25), and Yahoo wants "
-    f"one too ({BULK_RULES})"
+    "Gmail (4.7.23, 5.7.25), GMX (554 Bad DNS PTR resource record), Comcast (554) and Yahoo want a PTR record that "
+    "resolves back to the address, and delay or reject mail without"
 )
 PTR_GENERIC = "filters take a name made of the address for a home connection, and score or refuse its mail"
 EHLO = (
@@ -59,11 +59,9 @@ CERTIFICATE = "clients that check it (as they should before AUTH) will not hand 
 RESOLVER = (
     "without validation DANE policies of recipient domains are not seen, and forged DNS answers are believed (RFC 7672)"
 )
-RESOLVER_REMOTE = "an answer's AD bit is only as good as the way to the nameserver (RFC 7672 2.1, RFC 8484)"
-OUTBOUND_TLS = f"Gmail wants TLS from bulk senders; GMX, Orange and Comcast want it, too ({BULK_RULES})"
-UNSUBSCRIBE = (
-    f"Gmail and Yahoo want one-click unsubscribing in marketing mail (RFC 8058), honoured in two days ({BULK_RULES})"
-)
+RESOLVER_REMOTE = "the AD bit of an answer is only as good as the way to the nameserver (RFC 7672 2.1)"
+OUTBOUND_TLS = "Gmail (4.7.29) and Yahoo want TLS of bulk senders; GMX, Orange and Comcast want it, too"
+UNSUBSCRIBE = "Gmail and Yahoo want one-click unsubscribing in bulk mail (RFC 8058), honoured in two days"
 PORT_25 = "many hosting companies block outbound port 25; no mail can be delivered then"
 SMART_HOST = "all mail goes to it, so none leaves"
 CLOCK = (
