@@ -7,8 +7,8 @@ NDR error 550 5.7.515 in Outlook.com". What GMX and Comcast answer is as senders
 """
 
 SPF = (
-    "Gmail (4.7.27, 5.7.27), Outlook (550 5.7.515) and Yahoo want SPF of bulk senders to pass, and delay, junk or reject "
-    "mail without it"
+    "Gmail (4.7.27, 5.7.27), Outlook (550 5.7.515) and Yahoo want SPF of bulk senders to pass, and delay, junk or "
+    "reject mail without it"
 )
 SPF_PERMERROR = f"a record that cannot be evaluated lets no mail pass (RFC 7208 4.6, 8.7); {SPF}"
 SPF_LOOKUPS = "receivers stop at 10 terms that ask the DNS, and then count the record as none (RFC 7208 4.6.4)"
@@ -16,8 +16,8 @@ SPF_OPEN = "anybody may send for the domain, so its SPF counts for nothing, and 
 SPF_PTR = "ptr is slow, and receivers may pass over it; it should not be used any more (RFC 7208 5.5)"
 HELO_SPF = "bounces have no reverse-path, so their SPF is that of the EHLO name (RFC 7208 2.3, 2.4)"
 DKIM = (
-    "Gmail (4.7.30, 5.7.30), Outlook (550 5.7.515) and Yahoo want mail of bulk senders to be signed by the sender domain, "
-    "and delay, junk or reject it without"
+    "Gmail (4.7.30, 5.7.30), Outlook (550 5.7.515) and Yahoo want mail of bulk senders to be signed by the sender "
+    "domain, and delay, junk or reject it without"
 )
 DKIM_KEY = "signatures that do not verify count as none: DMARC then hangs on SPF alone, and forwarded mail fails it"
 DKIM_SIZE = "Gmail wants 1024 bits at least and recommends 2048; shorter keys can be broken and are ignored (RFC 8301)"
