@@ -68,7 +68,7 @@ def place(make_relay: Maker, sink: Sink, tmp_path: Path, monkeypatch: pytest.Mon
             "routes": [{"domains": ["*"], "hosts": [sink.endpoint]}],
             "relay_networks": [],
             "tls": {"certificate": str(key)},
-            "auth": {"users": str(users), "failures": 50},
+            "auth": {"users": str(users), "failures": 100_000},
         }
     )
     return Place(relay, users, tmp_path / "ca.pem")
