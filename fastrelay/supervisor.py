@@ -210,6 +210,7 @@ class Supervisor:
         context, port = self._sts_https
         self.mta_sts = MtaSts(self.config, store, self.clock, self.slots, self.event, context=context, port=port)
         self.reporters["mta_sts"] = self.mta_sts.asked
+        self.tls_reports.published = self.mta_sts.published
         for name in governor.REPORTS:
             self.reporters[name] = lambda slot, message: self.governor.report(message)
 

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from fastrelay.config.units import parse_bind
+
 if TYPE_CHECKING:
     from fastrelay.config.rules import Rules
     from fastrelay.config.schema import Config
@@ -75,4 +77,44 @@ def _reports(config: Config, rules: Rules) -> None:
         )
 
 
-TLS_RULES: list[Callable[[Config, Rules], None]] = [_certificate, _ports, _reports]
+def _levels(config: Config, rules: Rules) -> None:
+    """Levels of TLS that can't hold where they are written, or never come into play."""
+    if not rules.sound("tls.outbound", "routes", "dns"):
+        return
+    for index, route in enumerate(config.routes):
+        path = f"routes[{index}].tls"
+        if route.tls is not None and route.hosts is None:
+            rules.problem(path, "says how hosts are connected to, and this route has none", "leave it away")
+        elif route.tls == "mta-sts":
+            rules.problem(
+                path,
+                "MTA-STS is about the MX hosts of a domain, not about hosts that the configuration names",
+                "write verify: TLS with a valid certificate for the host's name",
+            )
+    patterns = list(config.tls.outbound.domains)
+    if "*" in patterns[:-1]:
+        rules.warn(
+            "tls.outbound.domains",
+            f'"*" fits every domain, so that {patterns[patterns.index("*") + 1]!r} and what follows is never reached',
+            'put "*" last',
+        )
+    levels: dict[str, str] = {"tls.outbound.level": config.tls.outbound.level}
+    levels |= {f"tls.outbound.domains.{pattern}": level for pattern, level in config.tls.outbound.domains.items()}
+    levels |= {f"routes[{index}].tls": route.tls or "" for index, route in enumerate(config.routes)}
+    wanting = next((path for path, level in levels.items() if level == "dane"), None)
+    if wanting is not None and config.dns.nameservers and not _believed(config):
+        rules.warn(
+            wanting,
+            "is dane, and no nameserver of dns.nameservers is believed about DNSSEC, so that this mail will wait",
+            "name a validating resolver on this host, or the network of yours in dns.trust_ad",
+        )
+
+
+def _believed(config: Config) -> bool:
+    """Whether the word of any nameserver about DNSSEC counts."""
+    networks = [ipaddress.ip_network(network) for network in config.dns.trust_ad]
+    addresses = [ipaddress.ip_address(parse_bind(server)[0]) for server in config.dns.nameservers]
+    return any(address in network for address in addresses for network in networks)
+
+
+TLS_RULES: list[Callable[[Config, Rules], None]] = [_certificate, _ports, _reports, _levels]

@@ -87,6 +87,11 @@ class MtaSts:
         """What a worker reports (event mta_sts)."""
         self.store.asked(message)
 
+    def published(self, domain: str) -> tuple[list[str], list[str]] | None:
+        """The text and the MX patterns of the policy that is kept of a domain, for reports (RFC 8460 section 4.4)."""
+        kept = self.store.kept.get(domain)
+        return None if kept is None else (list(kept.policy.lines), list(kept.policy.mx))
+
     # -- telling workers ----------------------------------------------------------------------------------------------
 
     def start(self, slot: int) -> list[Any]:
