@@ -45,6 +45,24 @@ def test_connections_to_one_worker_are_shared_with_the_other(tmp_path: Path) -> 
     run(work)
 
 
+def test_a_worker_that_does_not_know_the_listener_sends_the_client_away(tmp_path: Path) -> None:
+    """It began after a reload, with other listeners; nobody knows what rules would hold. The client comes again."""
+
+    async def work() -> None:
+        one = WorkerBox(tmp_path, [], slot=0, slots=2)
+        two = WorkerBox(tmp_path, [], clock=one.clock, slot=1, slots=2)
+        async with one, two:
+            here = await greeted(one)
+            host, _, port = one.config.listeners.smtp[0].bind.rpartition(":")
+            reader, writer = await asyncio.open_connection(host, int(port))
+            said = await reader.read()
+            await close([here, (reader, writer)])
+            assert said == b"421 4.3.2 Reconnect, please\r\n"
+            await one.until(lambda: loads(one, two) == [0, 0])
+
+    run(work)
+
+
 def test_where_the_other_worker_is_gone_connections_stay(tmp_path: Path) -> None:
     async def work() -> None:
         one = WorkerBox(tmp_path, [], slot=0, slots=2)
