@@ -260,7 +260,8 @@ class Viewer:
             return "retry_backoff", f"deferred {info[4]} times, last: {one.reply or 'no reply'}", round(seconds, 1)
         if place == DNS:
             waits = max(0.0, domain.wait_until - now)
-            return "dns", domain.wait_detail or f"the route of {shown(domain.name)} is being looked up", round(waits, 1)
+            looked_up = f"the route and the TLS policy of {shown(domain.name)} are being looked up"
+            return "dns", domain.wait_detail or looked_up, round(waits, 1)
         if place == SUSPENDED:
             held = app.board.suspension_of(r)
             why = f"held by suspension {held.id}: {held.why or 'no reason given'}" if held else "being resumed"

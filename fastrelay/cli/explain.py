@@ -120,6 +120,9 @@ def show_route(answer: dict[str, Any]) -> None:
             ("MX hosts" if at == 0 and not rule else "hosts" if at == 0 else "", _host(host, len(route["hosts"])))
             for at, host in enumerate(route["hosts"])
         ]
+    tls = answer.get("tls")
+    if tls is not None:
+        fields.append(("TLS", f"{tls['words']} (`fastrelay tls {answer['domain']}` says more)"))
     fields += [("pool", answer["pool"]), ("waiting", waiting(answer["waiting"])), ("configuration", answer["file"])]
     print_fields(fields)
 

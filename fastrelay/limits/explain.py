@@ -30,6 +30,7 @@ from fastrelay.limits.shape import (
 from fastrelay.limits.warmup import key_of, ramps
 from fastrelay.route.names import normalize_domain, split_host
 from fastrelay.route.providers import OTHER
+from fastrelay.tls.policy import NORMAL
 
 if TYPE_CHECKING:
     from fastrelay.app import App
@@ -72,9 +73,16 @@ async def explain(app: App, domain: str, pool: str = "", source: str = "") -> di
     if site is None:
         return answer
     answer["provider"] = _provider(app, site, config)
+    answer["tls"] = await _tls(app, told["domain"], route, now)
     shaper = Shaper(config, app.router.sites.providers)
     answer["sources"] = [Look(app, site, pool, told).source(shaper, name) for name in members]
     return answer
+
+
+async def _tls(app: App, domain: str, route: Any, now: float) -> dict[str, Any]:
+    """Which TLS the hosts must have; `fastrelay tls` says more."""
+    policy = await app.tls.policy(domain, route, NORMAL, now)
+    return {"level": policy.level, "kind": policy.kind, "words": policy.words, "may_wait": policy.can_fail}
 
 
 def _members(config: Config, pool: str, source: str) -> list[str]:

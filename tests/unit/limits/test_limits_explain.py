@@ -99,6 +99,14 @@ def test_a_known_provider(tmp_path):
     assert answer["waiting"] == {"domain": 0, "queues": []}
 
 
+def test_tls(tmp_path):
+    bank = {"outbound": {"domains": {"other.example": "verify"}}}
+    google, other = ask(tmp_path, {"domain": "example.com"}, {"domain": "other.example"}, tls=bank)
+    plain = {"level": "opportunistic", "kind": "opportunistic", "words": "TLS where it is offered", "may_wait": False}
+    assert google["tls"] == plain
+    assert (other["tls"]["kind"], other["tls"]["may_wait"]) == ("verify", True)
+
+
 def test_one_source_and_one_pool(tmp_path):
     one, pool = ask(tmp_path, {"domain": "example.com", "source": "b"}, {"domain": "example.com", "pool": "vip"})
     assert [source["name"] for source in one["sources"]] == ["b"]
