@@ -35,7 +35,8 @@ from fastrelay.errors import FastrelayError
 from fastrelay.route import make_resolver
 from fastrelay.route.resolver import Resolver
 from fastrelay.tls import reports_build as build
-from fastrelay.tls.reports import DATABASES, EVENT, DayCounts, PostFailed, Row, Store, day_of
+from fastrelay.tls.mta_sts import PolicyError
+from fastrelay.tls.reports import DATABASES, DETAIL_OCTETS, EVENT, DayCounts, PostFailed, Row, Store, day_of
 
 __all__ = ["COMMANDS", "DATABASES", "EVENT", "Reports"]
 
@@ -52,6 +53,16 @@ SLICE = 500
 NO_POLICY_TEXT: tuple[list[str], list[str]] | None = None
 
 Inject = Callable[[str, list[str], bytes], Awaitable[str]]  # reverse-path, recipients, content → id
+
+
+def published_by(kept: Callable[[str], Any]) -> build.Published:
+    """What a report says of a domain's MTA-STS policy; `kept` gives the policy as it is kept (sts_cache.Kept)."""
+
+    def published(domain: str) -> tuple[list[str], list[str]] | None:
+        found = kept(domain)
+        return None if found is None else (list(found.policy.lines), list(found.policy.mx))
+
+    return published
 
 
 class ReportError(FastrelayError):
@@ -117,6 +128,19 @@ class Reports:
         self._poster = poster
         if not had_sender:
             self._planned = ""  # days that were only counted so far
+
+    def watching(self, fetch: Callable[[str], Awaitable[Any]]) -> Callable[[str], Awaitable[Any]]:
+        """Fetches an MTA-STS policy by `fetch`; one that can't be had is counted (RFC 8460 section 4.3.2.2)."""
+
+        async def watched(domain: str) -> Any:
+            try:
+                return await fetch(domain)
+            except PolicyError as error:
+                words = str(error)[:DETAIL_OCTETS]
+                self.counts.add(domain, Row("sts", [], 0, 1, [[error.result, "", "", "", words, 1]]))
+                raise
+
+        return watched
 
     @property
     def waiting(self) -> int:
