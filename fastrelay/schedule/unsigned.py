@@ -29,6 +29,7 @@ from fastrelay.dkim.keys import NoKey
 from fastrelay.dkim.sign import Signer
 from fastrelay.ingest.pending import Pending, split
 from fastrelay.schedule.places import UNSIGNED
+from fastrelay.spool import SpoolError
 
 if TYPE_CHECKING:
     from fastrelay.app import App
@@ -60,7 +61,7 @@ class Unsigned:
     # -- what the engine asks -----------------------------------------------------------------------------------------
 
     def keyless(self, m: int) -> bool:
-        """Whether a message with FLAG_UNSIGNED has to wait."""
+        """Whether a message with FLAG_UNSIGNED has to wait. It never fails: what can't be told, waits."""
         app = self._app
         msgid, _, _, _, _, _, _, spool, _ = app.index.message_info(m)
         try:
@@ -68,8 +69,11 @@ class Unsigned:
             if record is None:
                 return False  # `pull` finds the same, and says what there is to say
             words = self.missing(record)
-        except ValueError:
-            return False
+        except (ValueError, SpoolError):
+            return False  # damaged: `pull` quarantines it
+        except Exception as error:
+            app.engine.cold.failed("looking for a message's key", error)
+            words = "?"
         if words and spool == 0:
             app.engine.forget_hot(msgid)
         return bool(words)
