@@ -130,10 +130,8 @@ def test_the_route(ask, answer):
 
 
 def test_tls(ask, answer):
-    assert "\nTLS" not in ask().stdout
     answer["tls"] = {"level": "opportunistic", "kind": "dane", "words": "DANE at some hosts", "may_wait": True}
-    [line] = [line for line in ask().stdout.splitlines() if line.startswith("TLS ")]
-    assert line.split(maxsplit=1)[1] == "DANE at some hosts (`fastrelay tls example.com` says more)"
+    assert line_of(ask(), "TLS ") == "TLS DANE at some hosts (`fastrelay tls example.com` says more)"
 
 
 def test_limits_that_are_alike_share_a_line(ask, answer):
