@@ -106,7 +106,7 @@ log_file_path = {directory}/spool/%s.log
 pid_file_path = {directory}/spool/exim.pid
 local_interfaces = {host}
 daemon_smtp_ports = {port}
-tls_advertise_hosts =
+{tls}
 rfc1413_query_timeout = 0s
 host_lookup =
 keep_environment = *
@@ -143,10 +143,12 @@ class Exim(Daemon):
     It delivers as another user, so the directories above must be open to others (not pytest's tmp_path).
     """
 
-    def __init__(self, directory: Path, endpoint: str | None = None) -> None:
+    def __init__(self, directory: Path, endpoint: str | None = None, certificate: Path | None = None) -> None:
+        """`certificate`: a file with a key and certificates, for STARTTLS; None: not offered."""
         super().__init__(directory)
         self.endpoint = endpoint or free_endpoint()
         self.mail_dir = self.directory / "mail"
+        self.certificate = certificate
 
     def __enter__(self) -> "Exim":
         program = require("exim4", "exim4-daemon-light")
@@ -154,7 +156,10 @@ class Exim(Daemon):
             absent("Exim must be started by root")
         host, port = split_endpoint(self.endpoint)
         config = self.directory / "exim.conf"
-        config.write_text(EXIM.format(program=program, directory=self.directory, host=host, port=port))
+        tls = "tls_advertise_hosts ="
+        if self.certificate is not None:
+            tls = f"tls_advertise_hosts = *\ntls_certificate = {self.certificate}"
+        config.write_text(EXIM.format(program=program, directory=self.directory, host=host, port=port, tls=tls))
         for path in (self.directory / "spool", self.mail_dir):
             path.mkdir(exist_ok=True)
             path.chmod(0o777)

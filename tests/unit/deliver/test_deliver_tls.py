@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,8 +56,8 @@ class Hosts:
 
 
 @pytest.fixture
-def hosts(tmp_path: Path, authority: Authority) -> Iterator[Hosts]:
-    yield Hosts(tmp_path, authority)
+def hosts(tmp_path: Path, authority: Authority) -> Hosts:
+    return Hosts(tmp_path, authority)
 
 
 def play(hosts: Hosts, faults: list[Fault], story: Callable[[WorkerBox], Any], **options: Any) -> None:
