@@ -20,6 +20,7 @@ from fastrelay.doctor.look import Look, could_not_tell
 from fastrelay.doctor.lookups import Lookups, Questions, tags_of, txt_values
 from fastrelay.doctor.subjects import Subjects
 from fastrelay.route.resolver import Resolver
+from fastrelay.tls.mta_sts import Policy, PolicyError
 
 STILL_VERIFIED = "mail that it signed may be tried, and verified, until then; without the record it fails DMARC"
 
@@ -33,7 +34,7 @@ async def look_at_keys(
     resolver = resolver or Resolver(
         config.dns.nameservers, timeout=min(config.dns.timeout_seconds, timeout), tries=config.dns.tries
     )
-    look = Look(config, Lookups(resolver, timeout), Subjects(), clock.wall(), timeout)
+    look = Look(config, Lookups(resolver, timeout), Subjects(), clock.wall(), timeout, fetch=_no_policy)
     keyring = Keyring(config.dkim)
     keyring.load()
     uses = read_uses(config.state_dir)
@@ -53,6 +54,10 @@ async def look_at_keys(
     return Report(
         findings=found, finished=clock.wall(), took_seconds=clock.monotonic() - began, complete=domain is None
     )
+
+
+async def _no_policy(domain: str) -> Policy:
+    raise PolicyError("sts-policy-fetch-error", f"nobody asks for the policy of {domain} here")
 
 
 async def _configured(look: Look, slot: Slot, used: float | None) -> list[Finding]:

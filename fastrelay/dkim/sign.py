@@ -52,12 +52,14 @@ class Signer:
     """Signs for one configuration and its keys.
 
     relaxed_body   whether bodies are hashed in relaxed form: what BodyHash and body_hash want to know
-    signatures     how many were made, by algorithm
+    signatures     how many were made, by algorithm, since drain_counts
+    without_key    how often NoKey was raised, since drain_counts
     """
 
     def __init__(self, keyring: Keyring, config: Dkim) -> None:
         self.keyring = keyring
         self.signatures = {"rsa": 0, "ed25519": 0}
+        self.without_key = 0
         header, _, body = config.canonicalization.partition("/")
         self.relaxed_header = header == "relaxed"
         self.relaxed_body = body == "relaxed"
@@ -125,7 +127,11 @@ class Signer:
             return b""
         keys = [(slot, key) for slot in slots if (key := slot.key) is not None]
         if len(keys) != len(slots):
-            _require(slots)
+            try:
+                _require(slots)
+            except NoKey:
+                self.without_key += 1
+                raise
         parsed = fields if isinstance(fields, Fields) else Fields(fields)
         names, signed = parsed.signed_input(self._names, self.relaxed_header)
         end = b";\r\n h=%b;\r\n bh=%b; b=" % (names, b2a_base64(body_hash, newline=False))
@@ -133,6 +139,18 @@ class Signer:
         if len(keys) == 1:
             return self._field(keys[0][0], keys[0][1], time, end, signed)
         return b"".join([self._field(slot, key, time, end, signed) for slot, key in keys])
+
+    def key_counts(self) -> tuple[int, int]:
+        """How many of the keys that sign can be used now, and how many can't."""
+        slots = [slot for slot in self.keyring.slots if slot.config.sign]
+        usable = sum(slot.key is not None for slot in slots)
+        return usable, len(slots) - usable
+
+    def drain_counts(self) -> tuple[dict[str, int], int]:
+        """(signatures by algorithm, messages without a key), each since the last call."""
+        made, self.signatures = self.signatures, dict.fromkeys(self.signatures, 0)
+        without_key, self.without_key = self.without_key, 0
+        return made, without_key
 
     def _field(self, slot: Slot, key: PrivateKey, time: int, end: bytes, signed: bytes) -> bytes:
         template = self._templates.get((slot.number, key.algorithm)) or self._template(slot, key.algorithm)

@@ -102,6 +102,7 @@ class Sealing:
             self.prepare(config)
         parts, self._prepared = self._prepared, None
         assert parts is not None
+        self._app.meters.dkim(self.signer)  # what the one before counted
         self._parts = parts
         self._app.engine.seal = parts.seal
         self.unsigned.configure(parts.signer, config.dkim.missing_key)
@@ -109,6 +110,7 @@ class Sealing:
     def second(self) -> None:
         """Called once a second: key files that changed are read again, and mail that waited for one goes on."""
         self._seconds += 1
+        self._app.meters.dkim(self.signer)
         if self.keyring is not None and self._seconds % LOOK_SECONDS == 0 and self.keyring.reload_if_changed():
             for problem in self.keyring.problems:
                 if not problem.warning:

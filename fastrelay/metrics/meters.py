@@ -11,6 +11,7 @@ from fastrelay.metrics import names
 
 if TYPE_CHECKING:
     from fastrelay.app import App
+    from fastrelay.dkim.sign import Signer
 
 REFRESH_SECONDS = 1.0
 OLDEST_EVERY_TICKS = 5
@@ -74,6 +75,20 @@ class Meters:
         self._connections(app)
         self._dns(app)
         self._commits(app)
+
+    def dkim(self, signer: Signer | None) -> None:
+        """What was signed since the last call, and the state of the keys; called once a second and at a reload."""
+        usable, unusable = signer.key_counts() if signer is not None else (0, 0)
+        for state, n in (("usable", usable), ("unusable", unusable)):
+            self.slab.set(self.entry(names.DKIM_KEYS, state=state), n)
+        if signer is None:
+            return
+        made, without_key = signer.drain_counts()
+        for algorithm, n in made.items():
+            if n:
+                self.count(names.DKIM_SIGNATURES, n, algorithm=algorithm)
+        if without_key:
+            self.count(names.DKIM_NO_KEY, without_key)
 
     def _lag(self, now: float) -> None:
         """How late this call is: it should come REFRESH_SECONDS after the last one."""

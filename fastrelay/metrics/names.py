@@ -43,6 +43,7 @@ REASONS = (
 CONNECTION_STATES = ("connecting", "busy", "idle")
 CONNECT_RESULTS = ("ok", "refused", "timeout", "unreachable", "greeting", "tls", "auth", "error")
 TLS_VERIFIED = ("plain", "unverified", "pkix", "mta-sts", "dane")
+DKIM_ALGORITHMS = ("rsa", "ed25519")
 DNS_RESULTS = ("ok", "nxdomain", "nodata", "servfail", "timeout", "error")
 REFUSALS = (
     *("relay_denied", "syntax", "size", "recipients", "connections", "disk_full", "queue_full", "policy", "error"),
@@ -180,6 +181,10 @@ MESSAGE_CHECKS = _counter(
     "message_checks", "Messages that a check of the configuration found fault with.", "check", "action"
 )
 
+DKIM_SIGNATURES = _counter("dkim_signatures", "DKIM-Signature fields made.", "algorithm")
+DKIM_NO_KEY = _counter("dkim_no_key", "Times that a message could not be signed, since its key can't be used.")
+DKIM_KEYS = _gauge("dkim_keys", "Configured DKIM keys that sign, by state: usable or not.", "state", merge="max")
+
 # Limits, warm-up and back-off. `key` is the provider of a schedule of its own, or * for all others together.
 LIMIT_DENIED = _counter("limit_denied", "Times that a site had mail, and a limit gave no permit.", "reason", "provider")
 WARMUP_CAP = _gauge(
@@ -299,6 +304,7 @@ BUILD_INFO = _gauge("build_info", "1; the version is in the label.", "version", 
 # Counters that are there with 0 from a worker's start: (metric, its label, the label's values).
 FROM_THE_START = (
     (SMTP_REFUSED, "class", REFUSALS),
+    (DKIM_SIGNATURES, "algorithm", DKIM_ALGORITHMS),
     (CONNECTS, "result", CONNECT_RESULTS),
     (DNS_QUERIES, "result", DNS_RESULTS),
     (TLS_SESSIONS, "verified", TLS_VERIFIED),
