@@ -93,6 +93,7 @@ class Fault:
     tls: str = ""  # STARTTLS is offered, with a certificate of this kind (certificates.Flaw)
     good_tls: str = ""  # the same, in the sessions that are good
     plain: bool = True  # mail may come in plain
+    must: bool = False  # for a relay that must have TLS with this host
     implicit: bool = False  # TLS from the first octet, with the certificate of `tls`
     auth: tuple[bytes, ...] = ()  # mechanisms offered, under TLS where there is any; mail is refused without
 
@@ -324,9 +325,9 @@ def _missing_extensions() -> list[Fault]:
 
 
 def _tls() -> list[Fault]:
-    """STARTTLS that is refused, broken or abused, for a relay to whom TLS is no must: mail goes, in plain if need be.
+    """STARTTLS that is refused, broken or abused. Mail goes in plain if need be; where TLS is a must it waits.
 
-    `plain` False: TLS works, or what is said looks like an attack, so that plain would be wrong.
+    `plain` False: TLS works, or is a must, or what is said looks like an attack, so that plain would be wrong.
     """
     row, bad, abused = "STARTTLS refused or broken: plain", "any certificate will do", "octets behind the 220: abort"
     good: dict[str, Any] = {"tls": "good", "good_tls": "good"}
@@ -361,7 +362,11 @@ def _tls() -> list[Fault]:
             Fault(f"mute-{stage}", row, _one(stage, Mute()), slow=True, **good),
         ]
     garbage = _one("HANDSHAKE", Say(b"\x15\x03\x01\x00\x02\x02\x28" * 20), Close())
-    return [*faults, Fault("garbage-HANDSHAKE", row, garbage, **good)]
+    faults.append(Fault("garbage-HANDSHAKE", row, garbage, **good))
+    waits = "STARTTLS refused or broken where TLS is a must: waits"
+    must = [replace(one, name=f"must-{one.name}", row=waits, must=True, plain=False) for one in faults if one.good_tls]
+    none = Fault("must-no-STARTTLS", waits, good_tls="good", must=True, plain=False)
+    return [*faults, *must, none]
 
 
 FAULTS: dict[str, Fault] = {fault.name: fault for fault in _table()}

@@ -205,6 +205,9 @@ class _Session:
     async def _starttls(self) -> None:
         if self._buffer:
             self._server.account.violation("octets pipelined behind STARTTLS")
+        if not {"STARTTLS", "HANDSHAKE"} & set(self._fault.play):
+            # The client's first octets of TLS must not be read as ours, however slowly 220 goes out.
+            self._writer.transport.pause_reading()  # type: ignore[attr-defined]
         if await self._stage("STARTTLS", b"220 2.0.0 go ahead\r\n") != b"2":
             return
         self._server.tls_sessions += 1

@@ -23,7 +23,7 @@ TIMEOUTS = {
     "body": "20s",
     "body_progress": "10s",
 }
-TLS = {"outbound": {"handshake_timeout": DEADLINE}}
+TLS = {"outbound": {"handshake_timeout": DEADLINE, "domains": {"*.must.example": "required"}}}
 
 
 @dataclass
@@ -38,7 +38,7 @@ class Played:
 
 
 def domain_of(fault: Fault) -> str:
-    return f"{fault.name.lower().replace('_', '-').replace(' ', '-')}.fault.example"
+    return f"{fault.name.lower().replace('_', '-').replace(' ', '-')}.{'must' if fault.must else 'fault'}.example"
 
 
 def recipients_of(fault: Fault) -> list[str]:
