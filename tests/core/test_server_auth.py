@@ -390,7 +390,7 @@ def test_what_follows_auth_waits_for_its_answer() -> None:
     talk = Talk(late=True, auth_required=True)
     assert talk.say(PLAIN + MAIL) == b""
     assert talk.machine.backlog == len(MAIL)
-    assert talk.machine.deadline == float("inf")
+    assert talk.machine.deadline == talk.now + talk.machine.limits.idle_seconds
     assert not talk.machine.waiting
     talk.play([])
     assert talk.output == OK + b"250 2.1.0 Ok\r\n"
@@ -408,6 +408,16 @@ def test_a_response_has_a_deadline() -> None:
     assert talk.machine.tick(due)
     talk.drain()
     assert talk.output.endswith(b"421 4.4.2 relay.example Timeout, closing\r\n")
+
+
+def test_a_shell_that_never_answers_holds_nobody_for_ever() -> None:
+    talk = Talk(late=True)
+    talk.say(PLAIN)
+    assert talk.machine.tick(talk.machine.deadline)
+    talk.drain()
+    assert talk.output == b"421 4.4.2 relay.example Timeout, closing\r\n"
+    talk.play([])  # too late
+    assert talk.machine.user is None
 
 
 def test_421_to_auth_closes() -> None:

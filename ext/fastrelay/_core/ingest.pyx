@@ -150,7 +150,8 @@ cdef class Connection:
                     self.large.write(self.server.take_chunk())
             elif event == SERVER_STARTTLS:
                 self.upgrading = True
-                self.transport.pause_reading()  # before the client hears of it
+                if not self.transport.is_closing():
+                    self.transport.pause_reading()  # before the client hears of it
             elif event == SERVER_AUTH:
                 self.auth_begun = True
                 self.listener.auth.begin(self, self.server.auth_mechanism, self.server.auth_octets)

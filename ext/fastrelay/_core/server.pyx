@@ -17,7 +17,7 @@ cut, replies, envelopes and contents are the same.
     CHUNK      the last octet of the BDAT      the same
     RESPONSE   a line of AUTH                  idle_seconds after the last whole line
     WAIT       answer()                        none: the shell's own
-    JUDGED     auth_challenge(), auth_done()   none: the shell's own
+    JUDGED     auth_challenge(), auth_done()   idle_seconds; the shell's own is shorter
     HANDSHAKE  tls_started()                   none: the shell's own
     CLOSED     -                               none
 
@@ -388,7 +388,7 @@ cdef class SmtpServer:
 
     cdef void _set_deadline(self, double now) noexcept:
         cdef double whole
-        if self._phase == COMMAND or self._phase == NEW or self._phase == RESPONSE:
+        if self._phase in (COMMAND, NEW, RESPONSE, JUDGED):
             # A command that comes an octet at a time does not move it.
             if self._progress:
                 self._progress = False
