@@ -2,8 +2,8 @@
 
 RFC 5321 with PIPELINING (2920), SIZE (1870), 8BITMIME (6152), SMTPUTF8 (6531), CHUNKING (3030, without BINARYMIME),
 DSN (3461), ENHANCEDSTATUSCODES (2034), LIMITS (9422), STARTTLS (3207), AUTH (4954) and REQUIRETLS (8689). Policy is
-the shell's, through `may_relay`, `verify_sender`, `verify_recipient`, `limits.refusal` and the answer to a message. So is
-the handshake, and what a mechanism of AUTH says: here are the lines, the base64 and the order of things.
+the shell's, through `may_relay`, `verify_sender`, `verify_recipient`, `limits.refusal` and the answer to a message; so
+is the handshake, and what a mechanism of AUTH says. Here are the lines, the base64 and the order of things.
 
 The shell feeds what it reads to `receive_bytes` (or `receive`), which uses it up or copies it, then drains `next_event`
 and `take_output`. After MESSAGE the machine holds back what follows until `answer`, after AUTH and AUTH_RESPONSE until
