@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import ssl
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fastrelay.route.addresses import Addresses, Questions
@@ -92,7 +94,7 @@ class Tlsa(msgspec.Struct, frozen=True, gc=False):
 def _full_flaw(record: Tlsa) -> str:
     try:
         if record.selector == CERTIFICATE:
-            x509.load_der_x509_certificate(record.octets)
+            load_certificate(record.octets)
         else:
             load_der_public_key(record.octets)
     except Exception as error:
@@ -218,6 +220,13 @@ class TlsaBook:
         return HostTlsa("failed", base or name, why=why, expires_at=now + self.lifetimes.after_failure(1))
 
 
+def load_certificate(octets: bytes) -> x509.Certificate:
+    """A certificate of its DER. Raises ValueError. What is merely odd about others' certificates is no warning here."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+        return x509.load_der_x509_certificate(octets)
+
+
 # -- the peer's chain -------------------------------------------------------------------------------------------------
 
 
@@ -265,7 +274,7 @@ def judge(chain: Sequence[bytes], records: Sequence[Tlsa], names: Sequence[str],
     if not chain:
         return "it shows no certificate"
     records = strongest(records)
-    certificates = [x509.load_der_x509_certificate(octets) for octets in chain[:MAX_CHAIN]]
+    certificates = [load_certificate(octets) for octets in chain[:MAX_CHAIN]]
     if any(_names(record, certificates[0]) for record in records if record.usage == EE):
         return None
     anchors = [record for record in records if record.usage == TA]
@@ -350,7 +359,7 @@ def _issued_by_record(certificate: x509.Certificate, record: Tlsa, below: int) -
     if record.matching != FULL:
         return False
     if record.selector == CERTIFICATE:
-        return _issued(certificate, x509.load_der_x509_certificate(record.octets), below)
+        return _issued(certificate, load_certificate(record.octets), below)
     return _signed_with(certificate, load_der_public_key(record.octets))
 
 

@@ -14,8 +14,6 @@ import ssl
 from datetime import UTC, datetime
 from typing import Any
 
-from cryptography import x509
-
 from fastrelay.clock import Clock
 from fastrelay.config.schema import Config
 from fastrelay.route import make_router
@@ -23,7 +21,7 @@ from fastrelay.route.names import split_host
 from fastrelay.route.resolver import Resolver
 from fastrelay.route.router import Route, Target
 from fastrelay.tls.client import Contexts, classify, describe
-from fastrelay.tls.dane import HostTlsa, peer_chain, presented_names
+from fastrelay.tls.dane import HostTlsa, load_certificate, peer_chain, presented_names
 from fastrelay.tls.fetch import PATH, Fetcher
 from fastrelay.tls.mta_sts import PolicyError, allowed, parse_policy, text_of
 from fastrelay.tls.outbound import OutboundTls
@@ -274,7 +272,8 @@ class Look:
         chain = peer_chain(tls)
         told: dict[str, Any] = {**describe(tls), "certificate": described_certificate(chain), "chain": len(chain)}
         fault = plan.check(tls) if plan.check is not None else None
-        told["ok"] = fault is None
+        told["ok"] = fault is None or not plan.mandatory
+        told["complaint"] = fault is not None
         if fault:
             told["words"] = fault
         elif plan.verified == "dane":
@@ -340,7 +339,7 @@ def described_certificate(chain: list[bytes]) -> dict[str, Any] | None:
     if not chain:
         return None
     try:
-        certificate = x509.load_der_x509_certificate(chain[0])
+        certificate = load_certificate(chain[0])
         return {
             "names": presented_names(certificate)[:20],
             "issuer": certificate.issuer.rfc4514_string()[:200],
@@ -389,4 +388,6 @@ def verdict(policy: TlsPolicy, told: dict[str, Any]) -> tuple[str, int]:
 
 def _testing_would_fail(told: dict[str, Any]) -> bool:
     policy = told["mta_sts"]["policy"]
-    return policy is not None and policy["mode"] == "testing" and any(one["mta_sts"] is False for one in told["hosts"])
+    if policy is None or policy["mode"] != "testing":
+        return False
+    return any(one["mta_sts"] is False or one.get("connection", {}).get("complaint") for one in told["hosts"])

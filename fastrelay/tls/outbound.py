@@ -14,6 +14,7 @@
     TLSA records, none of which can be used     TLS with any certificate, or as below
     MTA-STS (enforce) names it                  TLS with a valid certificate for its name
     MTA-STS (enforce) does not name it          passed over
+    MTA-STS (testing)                           by the level; what enforce mode would refuse is reported
     otherwise                                   by the level
 
 A domain that publishes nothing costs one TXT question, asked beside the MX question (`begin`). What was found is kept
@@ -39,6 +40,7 @@ from fastrelay.route.site import Site
 from fastrelay.tls.client import Contexts
 from fastrelay.tls.dane import Check, HostTlsa, TlsaBook, strongest
 from fastrelay.tls.mta_sts import allowed
+from fastrelay.tls.pkix import Pkix, TestingCheck
 from fastrelay.tls.policy import NORMAL, OPPORTUNISTIC, OPTIONAL, PLAIN, REQUIRETLS, HostPlan, Level, TlsPolicy, intern
 from fastrelay.tls.sts_cache import Announced, StsCache
 
@@ -78,6 +80,7 @@ class OutboundTls:
         self._known: BoundedCache[Known] = BoundedCache(outbound.policies_cached)
         self._flights: Flights[Known] = Flights(MAX_LOOKUPS)
         self._records: TlsaBook | None = None
+        self._pkix: Pkix | None = None
         self.sts.configure(outbound)
 
     @property
@@ -319,7 +322,20 @@ class OutboundTls:
         mandatory = policy.level != "opportunistic"
         kind = "sts" if policy.sts_mode else "no-policy-found"
         why = policy.words if mandatory else "TLS where it is offered"
-        return HostPlan("starttls", mandatory, self.contexts.unverified(), name, why=why, policy_type=kind)
+        check = self._testing(policy, target) if policy.sts_mode == "testing" and not mandatory else None
+        return HostPlan(
+            "starttls", mandatory, self.contexts.unverified(), name, check=check,
+            failure="validation-failure" if check else "", why=why, policy_type=kind,
+        )  # fmt: skip
+
+    def _testing(self, policy: TlsPolicy, target: Target) -> TestingCheck | None:
+        """What a policy in testing mode would say of the host, for reports."""
+        if self._pkix is None:
+            try:
+                self._pkix = Pkix(self.contexts.verified())
+            except OSError:
+                return None  # said where a certificate is needed
+        return TestingCheck(self._pkix, target.host, target.host in policy.mx, self._app.clock.wall)
 
     # -- for reports and people ---------------------------------------------------------------------------------------
 

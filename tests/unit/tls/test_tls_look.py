@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from support.tls_certificates import Certificate, make
+from support.tls_certificates import Certificate, make, only_signs
 from support.tls_smtp import TlsHost, server_context
 
 from fastrelay.cli import tls as command
@@ -54,7 +54,7 @@ class Dns:
 
 @pytest.fixture(scope="module")
 def authority() -> Certificate:
-    return make("test CA", ca=True, **DURING)
+    return make("test CA", ca=True, key_usage=only_signs(certificates=True), **DURING)
 
 
 @pytest.fixture
@@ -286,6 +286,22 @@ def test_connect_with_a_ca(
     assert found["exit_code"] == 2
     assert "Hostname mismatch" in connected(found)["words"]
     assert connected(found)["certificate"]["names"] == ["other.test"]  # whose it is
+
+
+def test_connect_under_a_policy_in_testing_mode(
+    one: Callable[..., TlsHost], tmp_path: Path, authority: Certificate
+) -> None:
+    """Mail goes out, and what enforce mode would refuse is a warning."""
+    (tmp_path / "ca.pem").write_bytes(authority.pem)
+    outbound = {"ca_file": str(tmp_path / "ca.pem")}
+    for name, code in [("mx1.test", 0), ("other.test", 1)]:
+        dns = Dns()
+        dns.text("_mta-sts.a.test", "v=STSv1; id=7")
+        host = one(authority.issue("x", name, **DURING))
+        policy = Policy("testing", ("mx1.test",), 604800)
+        found = look(dns, hosts={"mx1.test": host}, policy=policy, tls={"outbound": outbound})
+        assert (found["exit_code"], connected(found)["ok"]) == (code, True), found
+        assert ("not for mx1.test" in connected(found)["words"]) is (code == 1)
 
 
 def test_connect_to_hosts_without_tls(one: Callable[..., TlsHost], tmp_path: Path) -> None:

@@ -286,6 +286,14 @@ def test_testing_delivers_as_without() -> None:
         plan = await worker.plan(policy, "mx.test")
         assert seen(plan) == ("starttls", False, "", False)
         assert plan.policy_type == "sts"
+        assert plan.check is not None
+        assert plan.check(None) == "the MTA-STS policy (testing) does not name mx.test"  # type: ignore[arg-type]
+        worker = Worker(level="required")  # the operator's own level has no exceptions, so none is looked for
+        worker.dns.mx("a.test", "mx.test")
+        worker.announces("a.test", "testing", "other.test")
+        plan = await worker.plan(await worker.policy("a.test"), "mx.test")
+        assert seen(plan) == ("starttls", True, "", False)
+        assert plan.check is None
 
     run(work())
 
