@@ -155,7 +155,7 @@ class App:
             rset=waits.rset_seconds,
             quit=waits.quit_seconds,
         )
-        self.logins = Logins(config)
+        self.logins = Logins(config, getattr(self, "logins", None))
         headers = HeaderNames(config.headers)
         self.engine.accept_edit = headers.edit
         self.engine.set_field_names(headers.names)

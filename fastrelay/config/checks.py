@@ -14,6 +14,7 @@ import ipaddress
 import os
 import resource
 import socket
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -218,6 +219,34 @@ class HostCheck:
                     f"fastrelay user set {name} --pool NAME; the pools are {', '.join(sorted(pools))}",
                 )
 
+    def check_outbound_files(self) -> None:
+        """The CAs for MX hosts and the passwords for smart hosts can be read; passwords are kept from others."""
+        ca_file = self.config.tls.outbound.ca_file
+        if ca_file is not None:
+            try:
+                ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(ca_file)
+            except OSError as error:  # ssl.SSLError too
+                why = (
+                    error.strerror if error.strerror and not isinstance(error, ssl.SSLError) else "no certificate in it"
+                )
+                self.problem("tls.outbound.ca_file", f"{ca_file} can't be used: {why}", "name a PEM file of CAs")
+        for index, route in enumerate(self.config.routes):
+            path, name = f"routes[{index}].password_file", route.password_file
+            if name is None:
+                continue
+            try:
+                with open(name, "rb") as file:
+                    empty = not file.readline(4096).strip()
+            except OSError as error:
+                self.problem(
+                    path, f"{name} can't be read: {error.strerror}", "create it, with the password alone in it"
+                )
+                continue
+            if empty:
+                self.problem(path, f"{name} has no password in its first line", "write the password into it")
+            if os.stat(name).st_mode & 0o004:
+                self.warn(path, f"every user of this host may read {name}", f"chmod o= {name}")
+
     def check_run_as(self) -> None:
         """The user and group that the relay becomes are there."""
         from fastrelay.admin.privileges import identity
@@ -261,6 +290,7 @@ def check_host(
     check.check_reference_key()
     check.check_certificate()
     check.check_users()
+    check.check_outbound_files()
     check.check_run_as()
     check.check_open_files()
     check.check_workers()

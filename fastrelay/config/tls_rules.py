@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fastrelay.config.rules import Rules
     from fastrelay.config.schema import Config
 
+PROVEN = ("verify", "implicit", "dane")  # levels at which a host proves its name
 _MAILBOX = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}@[A-Za-z0-9.-]{1,255}")
 
 
@@ -110,6 +111,51 @@ def _levels(config: Config, rules: Rules) -> None:
         )
 
 
+def _logins(config: Config, rules: Rules) -> None:
+    """AUTH at smart hosts: a name has its password, one name for the same hosts, shown to proven hosts only."""
+    if not rules.sound("routes", "delivery"):
+        return
+    names: dict[tuple[str, ...], tuple[int, str | None, str | None]] = {}
+    for index, route in enumerate(config.routes):
+        path = f"routes[{index}].username"
+        if (route.username is None) != (route.password_file is None):
+            there, missing = (
+                ("username", "password_file") if route.username is not None else ("password_file", "username")
+            )
+            rules.problem(f"routes[{index}].{there}", f"is given without {missing}", f"give {missing} too, or neither")
+        if route.hosts is None:
+            if route.username is not None:
+                rules.problem(path, "is for AUTH at hosts, and this route has none", "leave it away")
+            continue
+        hosts = tuple(_with_port(host, config.delivery.port) for host in route.hosts)
+        first = names.setdefault(hosts, (index, route.username, route.password_file))
+        if first[1:] != (route.username, route.password_file):
+            rules.problem(
+                path,
+                f"differs from that of routes[{first[0]}], which has the same hosts, and so shares connections with it",
+                "write the same login in both, or give the hosts another name in one of them",
+            )
+        elif route.username is not None and route.tls not in PROVEN and not all(map(_is_loopback, hosts)):
+            rules.problem(
+                path,
+                "is for hosts that have to prove who they are first, and the route does not ask for that",
+                "write tls: verify, or tls: implicit for a port such as 465",
+            )
+
+
+def _with_port(endpoint: str, port: int) -> str:
+    has_port = "]:" in endpoint or endpoint.count(":") == 1
+    return endpoint if has_port else f"{endpoint}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether a host with its port is an address of this host itself."""
+    try:
+        return ipaddress.ip_address(host.rpartition(":")[0].strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 def _believed(config: Config) -> bool:
     """Whether the word of any nameserver about DNSSEC counts."""
     networks = [ipaddress.ip_network(network) for network in config.dns.trust_ad]
@@ -117,4 +163,4 @@ def _believed(config: Config) -> bool:
     return any(address in network for address in addresses for network in networks)
 
 
-TLS_RULES: list[Callable[[Config, Rules], None]] = [_certificate, _ports, _reports, _levels]
+TLS_RULES: list[Callable[[Config, Rules], None]] = [_certificate, _ports, _reports, _levels, _logins]

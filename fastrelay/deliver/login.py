@@ -73,16 +73,24 @@ def _base64(octets: bytes) -> bytes:
 
 
 class Logins:
-    """Whom we are at which smart hosts, by the configured routes."""
+    """Whom we are at which smart hosts, by the configured routes.
 
-    def __init__(self, config: Config) -> None:
+    `earlier`: those before a reload. The process may have given up the right to read a file since, so what was read
+    from it then goes on to be used.
+    """
+
+    def __init__(self, config: Config, earlier: Logins | None = None) -> None:
         self._by_hosts: dict[Groups, tuple[str, bytes | None]] = {}
+        self._passwords: dict[str | None, bytes | None] = {}
+        known = {} if earlier is None else earlier._passwords
         for route in config.routes:
             if route.hosts is None or route.username is None:
                 continue
             hosts = tuple(parse_endpoint(host, config.delivery.port) for host in route.hosts)
             groups = tuple((host,) for host in dict.fromkeys(hosts))
-            self._by_hosts.setdefault(groups, (route.username, _password(route.password_file)))
+            password = _password(route.password_file, known.get(route.password_file))
+            self._passwords[route.password_file] = password
+            self._by_hosts.setdefault(groups, (route.username, password))
 
     def login(self, site: Site) -> Login | None:
         """A new exchange, where the hosts of a site want one."""
@@ -92,13 +100,14 @@ class Logins:
         return None if known is None else Login(*known)
 
 
-def _password(path: str | None) -> bytes | None:
-    """The first line of a file."""
+def _password(path: str | None, known: bytes | None) -> bytes | None:
+    """The first line of a file; what is known of it where it can't be read."""
     if path is None:
         return None
     try:
         with open(path, "rb") as file:
             return file.readline(4096).rstrip(b"\r\n")
     except OSError as error:
-        log.error("routes: the password file %s can't be read (%s): mail for its hosts waits", path, error.strerror)
-        return None
+        what = "mail for its hosts waits" if known is None else "the password of before is used"
+        log.error("routes: the password file %s can't be read (%s): %s", path, error.strerror, what)
+        return known
