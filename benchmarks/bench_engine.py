@@ -8,6 +8,7 @@ costs. Prints microseconds of CPU a message (this thread and the committer's); a
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from support.worker import WorkerBox, envelope_of
 
 from fastrelay._core.reply import Reply
 from fastrelay.dkim.keys import read_key
+from fastrelay.worker import GC_THRESHOLD
 
 MESSAGES = 20_000
 GROUP = 200
@@ -166,6 +168,7 @@ async def oracle(folder: Path) -> float:
 
 
 def main() -> None:
+    gc.set_threshold(GC_THRESHOLD, 10, 10)  # as in a worker
     found = {}
     variants: dict[str, Callable[[Path], Coroutine[Any, Any, float]]] = {
         "engine": engine,
