@@ -26,7 +26,7 @@ BODY = b"Subject: x\r\n\r\nhello\r\n"
 class Secured:
     """A relay with listeners of each kind, its certificate and the authority that signed it."""
 
-    def __init__(self, folder: Path, make: Callable[..., RelayProcess], sink: Sink) -> None:
+    def __init__(self, folder: Path, make: Callable[..., RelayProcess], sink: Sink, workers: int = 2) -> None:
         self.folder = folder
         self.authority = trustme.CA()
         self.ca_file = folder / "ca.pem"
@@ -40,6 +40,7 @@ class Secured:
             {"bind": self.binds["proxied"], "tls": "implicit", "proxy_from": ["127.0.0.0/8"]},
         ]
         config = {
+            "workers": workers,
             "listeners": {"smtp": smtp, "metrics": {"bind": free_endpoint()}},
             "tls": {"certificate": str(self.certificate), "key": str(self.key)},
             "relay_networks": ["127.0.0.0/8", "198.51.100.0/24"],
@@ -92,27 +93,39 @@ def ask(*words: str, env: Mapping[str, str] | None = None, said: str = "") -> su
     )
 
 
-@pytest.mark.parametrize(("protocols", "version"), [("TLSv1.3", "TLSv1.3"), ("TLSv1.2", "TLSv1.2")])
-def test_posttls_finger(secured: Secured, protocols: str, version: str) -> None:
-    """Postfix's own judgement at the level "secure": chain, name, protocol; and what is offered afterwards."""
-    finger = require("posttls-finger", "postfix")
+def finger(secured: Secured, *words: str) -> str:
+    """What posttls-finger says of our STARTTLS."""
+    program = require("posttls-finger", "postfix")
     config = secured.folder / "postfix"
     config.mkdir()
     (config / "main.cf").write_text("compatibility_level = 3.6\nmyhostname = finger.test\n")
     host, port = split_endpoint(secured.binds["starttls"])
-    done = ask(
-        finger, "-l", "secure", "-L", "summary,certmatch", "-p", protocols, "-F", str(secured.ca_file),
-        f"[{host}]:{port}", "relay.test",
-        env={"MAIL_CONFIG": str(config)},
-    )  # fmt: skip
+    common = ("-l", "secure", "-L", "summary,certmatch", "-F", str(secured.ca_file))
+    done = ask(program, *common, *words, f"[{host}]:{port}", "relay.test", env={"MAIL_CONFIG": str(config)})
     said = done.stdout + done.stderr
     assert done.returncode == 0, said
     assert f"Verified TLS connection established to {host}" in said
-    assert version in said
+    return said
+
+
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_posttls_finger(secured: Secured, version: str) -> None:
+    """Postfix's own judgement at the level "secure": chain, name, protocol; and what is offered afterwards."""
+    said = finger(secured, "-p", version)
+    assert f": {version} with cipher" in said
     before, _, after = said.partition("Ready to start TLS")
     assert "250-STARTTLS" in before
     assert "250-STARTTLS" not in after
     assert "250-REQUIRETLS" in after
+
+
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+def test_a_session_is_resumed(
+    make_relay: Callable[..., RelayProcess], sink: Sink, tmp_path: Path, version: str
+) -> None:
+    """By a ticket of the same worker; posttls-finger comes a second time."""
+    secured = Secured(tmp_path, make_relay, sink, workers=1)
+    assert "Reusing old session" in finger(secured, "-p", version, "-r", "1")
 
 
 @pytest.mark.parametrize("kind", ["implicit", "starttls"])
