@@ -657,8 +657,9 @@ cdef class Index:
     # -- names ------------------------------------------------------------------------------------------------
 
     cpdef Domain domain(self, bytes name, bytes pool=b"", int variant=0):
-        """The Domain of a normalised domain name (A-labels, lower case) for a pool, made where there is none. `variant`:
-        what its mail asks of TLS (0: nothing, 1: REQUIRETLS, 2: TLS-Required: No)."""
+        """The Domain of a normalised domain name (A-labels, lower case) for a pool, made where there is none.
+
+        `variant`: what its mail asks of TLS (0: nothing, 1: REQUIRETLS, 2: TLS-Required: No)."""
         cdef bytes key = domain_key(name, pool, variant)
         cdef Domain domain = self.domains.get(key)
         cdef uint32_t number
