@@ -11,8 +11,8 @@ never touched.
 
 The order matters: fields are added first, so that the checks see what will be sent and the signature covers it.
 
-Known faults: a large content that began to arrive before signing was switched on is refused once (451), since its body
-was not hashed.
+Known faults: a large content that began to arrive before signing was switched on, or canonicalization changed, is
+refused once (451), since its body was not hashed so.
 """
 
 from __future__ import annotations
@@ -29,8 +29,20 @@ from fastrelay.ingest.compose import Composer
 from fastrelay.ingest.pending import Pending
 from fastrelay.schedule.state import FLAG_UNSIGNED, FLAG_VERP
 
-NOT_HASHED = b"451 4.3.0 Signing was switched on while this message arrived; send it again\r\n"
+NOT_HASHED = b"451 4.3.0 The configuration of signing changed while this message arrived; send it again\r\n"
 Sealed = tuple[bytes, bytes, int, bytes | None]
+
+
+class LargeBody:
+    """The hash of a large content's body, fed while it arrives. `relaxed`: the canonical form that is hashed."""
+
+    __slots__ = ("digest", "feed", "relaxed")
+
+    def __init__(self, relaxed: bool) -> None:
+        one = BodyHash(relaxed)
+        self.relaxed = relaxed
+        self.feed = one.feed
+        self.digest = one.digest
 
 
 class Seal:
@@ -62,16 +74,16 @@ class Seal:
     def signer(self) -> Signer | None:
         return self._signer
 
-    def body_hasher(self) -> BodyHash | None:
+    def body_hasher(self) -> LargeBody | None:
         """What a large content's body is fed to while it arrives; None: nobody signs."""
-        return BodyHash(self._relaxed) if self._signer is not None else None
+        return LargeBody(self._relaxed) if self._signer is not None else None
 
     def seal(
         self,
         envelope: Any,
         header: bytes,
         content: bytes | None,
-        hasher: BodyHash | None,
+        hasher: LargeBody | None,
         mail: tuple[Any, ...],
         msgid: str,
         wall: float,
@@ -102,7 +114,7 @@ class Seal:
             return b"", bottom, flags, warnings
         if content is not None:
             digest = body_hash(content, len(header), self._relaxed)
-        elif hasher is not None:
+        elif hasher is not None and hasher.relaxed == self._relaxed:
             digest = hasher.digest()
         else:
             return NOT_HASHED

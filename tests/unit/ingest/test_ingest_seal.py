@@ -20,7 +20,7 @@ from fastrelay.feedback.reference import References
 from fastrelay.ingest.checks import Checks
 from fastrelay.ingest.compose import Composer
 from fastrelay.ingest.pending import Pending, split
-from fastrelay.ingest.seal import NOT_HASHED, Seal
+from fastrelay.ingest.seal import NOT_HASHED, LargeBody, Seal
 from fastrelay.schedule.state import FLAG_UNSIGNED, FLAG_VERP
 
 CONTENT = b"From: News <a@news.example>\r\nTo: joe@example.com\r\nSubject: x\r\n\r\nhello\r\n.dot\r\n\r\n"
@@ -96,6 +96,8 @@ def test_a_large_content_is_hashed_on_its_way(tmp_path: Path) -> None:
     top, bottom, _, _ = box.seal.seal(envelope, header, None, hasher, MAIL, "abcdef-1", WALL)
     assert verdicts(top + RECEIVED + bottom + CONTENT, box.records, 1) == [True]
     assert box.seal.seal(envelope, header, None, None, MAIL, "abcdef-1", WALL) == NOT_HASHED
+    simple = LargeBody(False)  # begun before a reload
+    assert box.seal.seal(envelope, header, None, simple, MAIL, "abcdef-1", WALL) == NOT_HASHED
 
 
 # -- without a key ----------------------------------------------------------------------------------------------------
