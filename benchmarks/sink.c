@@ -9,6 +9,7 @@
  *     -d MS          answer everything, greeting included, MS milliseconds late
  *     -P             offer no PIPELINING
  *     -C             offer no CHUNKING
+ *     -T FILE        offer STARTTLS with the key and certificate in this PEM file (built -DWITH_TLS)
  *     -t PERMILLE    answer these of a thousand RCPT commands with 451 (by hashing address and attempt, not at random)
  *     -u PERMILLE    answer these of a thousand addresses with 550, always
  *     -x PERMILLE    of a thousand messages, take these and close without the final reply (counted as "unanswered")
@@ -24,7 +25,7 @@
  * first_ack and last_ack (seconds of CLOCK_MONOTONIC), seconds (between them), rate (deliveries/s).
  * Memory: one byte a key, 3 KB a connection, and the head of a content (at most 16 KB) while it comes.
  * Known fault: with -d, replies that become due while others of the same connection wait go out with those.
- * Build: cc -O2 -o sink sink.c
+ * Build: cc -O2 -o sink sink.c; with TLS: cc -O2 -DWITH_TLS -o sink sink.c -lssl -lcrypto
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -43,11 +44,14 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "tls.h"
+
 enum mode { COMMAND, DATA, BDAT };
 enum { LINE_SIZE = 2048, HEAD_SIZE = 16384, RECIPIENTS = 1000, READ_SIZE = 262144, EVENTS = 512 };
 
 typedef struct peer {
-    int fd, is_listener, closing, watching_out, queued, gone;
+    int fd, is_listener, closing, watching_out, queued, gone, starting;
+    SSL *ssl;                     /* NULL: plain */
     enum mode mode;
     char line[LINE_SIZE];
     size_t line_length;
@@ -78,6 +82,10 @@ static const char *report_path, *account_path;
 static volatile sig_atomic_t stopping, report_wanted;
 static peer *due_first, *due_last;
 static uint32_t attempts;
+static int with_tls;
+#ifdef WITH_TLS
+static SSL_CTX *context;
+#endif
 
 static double now(void)
 {
@@ -119,6 +127,8 @@ static void forget(peer *p)
 
 static void drop(peer *p)
 {
+    io_free(p->ssl);
+    p->ssl = NULL;
     close(p->fd);
     live--;
     p->gone = 1;
@@ -130,7 +140,7 @@ static int flush(peer *p)
 {
     size_t sent = 0;
     while (sent < p->out_length) {
-        ssize_t n = write(p->fd, p->out + sent, p->out_length - sent);
+        ssize_t n = io_write(p->ssl, p->fd, p->out + sent, p->out_length - sent);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0 && errno == EAGAIN) break;
         if (n < 0) { drop(p); return 1; }
@@ -302,7 +312,11 @@ static void on_command(peer *p)
         reply(p, "250-sink.test\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-ENHANCEDSTATUSCODES\r\n");
         if (!no_pipelining) reply(p, "250-PIPELINING\r\n");
         if (!no_chunking) reply(p, "250-CHUNKING\r\n");
+        if (with_tls && !p->ssl) reply(p, "250-STARTTLS\r\n");
         reply(p, "250 SIZE 0\r\n");
+    } else if (with_tls && !p->ssl && !strncasecmp(line, "STARTTLS", 8)) {
+        reply(p, "220 2.0.0 go ahead\r\n");
+        p->starting = 1;
     } else if (!strncasecmp(line, "QUIT", 4)) { reply(p, "221 2.0.0 bye\r\n"); p->closing = 1; }
     else if (!strncasecmp(line, "RSET", 4) || !strncasecmp(line, "NOOP", 4) || !strncasecmp(line, "HELO", 4)) {
         if (line[0] == 'R' || line[0] == 'r') p->recipient_count = 0;
@@ -388,10 +402,21 @@ static void feed(peer *p, const char *from, size_t length)
 static void on_readable(peer *p)
 {
     static char buffer[READ_SIZE];
-    ssize_t n = read(p->fd, buffer, sizeof buffer);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
-    if (n <= 0) { drop(p); return; }
-    feed(p, buffer, (size_t)n);
+    do {
+        ssize_t n = io_read(p->ssl, p->fd, buffer, sizeof buffer);
+        if (n < 0 && (errno == EAGAIN || errno == EINTR)) break;
+        if (n <= 0) { drop(p); return; }
+        feed(p, buffer, (size_t)n);
+    } while (io_pending(p->ssl) > 0);
+#ifdef WITH_TLS
+    if (p->starting) {                   /* the 220 goes out, late answers or not, and the handshake follows */
+        p->starting = 0;
+        if (flush(p)) return;
+        p->ssl = tls_begin(context, p->fd, 1);
+        if (!p->ssl) drop(p);
+        return;
+    }
+#endif
     flush_or_queue(p);
 }
 
@@ -485,13 +510,22 @@ static void report_to_path(void)
 static void options(int argc, char **argv)
 {
     int option, listeners = 0;
-    while ((option = getopt(argc, argv, "l:n:M:w:d:PCt:u:x:Va:r:j")) != -1) switch (option) {
+    while ((option = getopt(argc, argv, "l:n:M:w:d:PCT:t:u:x:Va:r:j")) != -1) switch (option) {
         case 'l': add_listeners(optarg); listeners++; break;
         case 'n': stop_after = atol(optarg); break;
         case 'M': keys = atol(optarg); break;
         case 'w': width = atol(optarg); break;
         case 'd': delay = atof(optarg) / 1000.0; break;
         case 'P': no_pipelining = 1; break;
+        case 'T':
+#ifdef WITH_TLS
+            with_tls = 1;
+            context = tls_context(optarg);
+            break;
+#else
+            fprintf(stderr, "sink: built without TLS\n");
+            exit(2);
+#endif
         case 'C': no_chunking = 1; break;
         case 't': temporary = atoi(optarg); break;
         case 'u': permanent = atoi(optarg); break;

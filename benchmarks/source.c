@@ -14,6 +14,7 @@
  *                    so a server that stalls cannot hide it by slowing the source    (0: as fast as it goes)
  *     -H LINE        one more header line; repeatable
  *     -k             keep going: connect again after a broken or refused connection, until all are tried
+ *     -T             STARTTLS; no certificate is verified (built -DWITH_TLS)
  *     -t SECONDS     give up when nothing is heard for so long                       (60)
  *     -a FILE        account: one byte a message: 0 never sent, 1 accepted, 2 refused, 3 unknown (the connection
  *                    broke after its MAIL and before its final reply). Mapped, so it survives a kill of the source
@@ -26,8 +27,8 @@
  * Report: accepted, refused, unknown, connections, connect_failures, seconds, rate, ms_p50, ms_p90, ms_p99, ms_p999, ms_max
  * (MAIL, or due time with -R, to final reply). Exit status 1 unless every message was accepted.
  * Memory: bounded by sessions; latencies go to a histogram of fixed size (2 % wide steps).
- * Known faults: no TLS, no AUTH; a reply longer than 4 KB ends the connection.
- * Build: cc -O2 -o source source.c
+ * Known faults: no AUTH; a reply longer than 4 KB ends the connection.
+ * Build: cc -O2 -o source source.c; with TLS: cc -O2 -DWITH_TLS -o source source.c -lssl -lcrypto
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -49,12 +50,15 @@
 #include <time.h>
 #include <unistd.h>
 
-enum stage { CLOSED, CONNECTING, GREETING, HELLO, IDLE, ENVELOPE, CONTENT, GOODBYE };
+#include "tls.h"
+
+enum stage { CLOSED, CONNECTING, GREETING, HELLO, STARTING, IDLE, ENVELOPE, CONTENT, GOODBYE };
 enum fate { NEVER, ACCEPTED, REFUSED, UNKNOWN };
 enum { PIECES = 3, STEPS = 64, BUCKETS = STEPS * 40, IN_SIZE = 4096, BACKOFF_MS = 50 };
 
 typedef struct session {
     int fd;
+    SSL *ssl;                     /* NULL: plain */
     enum stage stage;
     int expected;                 /* replies still to come for what was sent */
     int refusal;                  /* first code >= 400 of this envelope */
@@ -83,7 +87,10 @@ static uint8_t *account;
 static uint64_t histogram[BUCKETS];
 static double slowest;
 static session *idle_first;
-static int poller, timer;
+static int poller, timer, with_tls;
+#ifdef WITH_TLS
+static SSL_CTX *context;
+#endif
 static char tail[] = "\r\n.\r\n";
 
 static double now(void)
@@ -199,7 +206,7 @@ static int flush(session *s)
         int first = 0;
         while (first < PIECES && !s->out[first].iov_len) first++;
         if (first == PIECES) { watch(s, 0); return 0; }
-        ssize_t n = writev(s->fd, s->out + first, PIECES - first);
+        ssize_t n = io_writev(s->ssl, s->fd, s->out + first, PIECES - first);
         if (n < 0) {
             if (errno == EINTR) continue;
             if (errno == EAGAIN) { watch(s, 1); return 0; }
@@ -225,6 +232,8 @@ static int put(session *s, const char *text, size_t length)
 
 static void disconnect(session *s)
 {
+    io_free(s->ssl);
+    s->ssl = NULL;
     if (s->fd >= 0) close(s->fd);
     s->fd = -1;
     s->stage = CLOSED;
@@ -256,7 +265,7 @@ static void connect_session(session *s)
 /* The connection failed or was closed by the server. */
 static void broken(session *s)
 {
-    if (s->stage == CONNECTING || s->stage == GREETING || s->stage == HELLO) {
+    if (s->stage == CONNECTING || s->stage == GREETING || s->stage == HELLO || s->stage == STARTING) {
         connect_failures++;
         s->retry_at = now() + BACKOFF_MS / 1000.0;
     }
@@ -343,8 +352,21 @@ static void on_reply(session *s, int code)
         return;
     case HELLO:
         if (code >= 400) { broken(s); return; }
+        if (with_tls && !s->ssl) {
+            s->stage = STARTING;
+            if (put(s, "STARTTLS\r\n", 10)) broken(s);
+            return;
+        }
         connections++;
         rest(s);
+        return;
+    case STARTING:
+#ifdef WITH_TLS
+        if (code == 220) s->ssl = tls_begin(context, s->fd, 0);
+#endif
+        s->stage = HELLO;
+        s->pipelining = 0;
+        if (!s->ssl || put(s, "EHLO source.example\r\n", 21)) broken(s);
         return;
     case ENVELOPE:
         envelope_reply(s, code);
@@ -365,7 +387,7 @@ static void on_reply(session *s, int code)
 
 static void read_replies(session *s)
 {
-    ssize_t n = read(s->fd, s->in + s->in_length, IN_SIZE - 1 - s->in_length);
+    ssize_t n = io_read(s->ssl, s->fd, s->in + s->in_length, IN_SIZE - 1 - s->in_length);
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return;
     if (n <= 0) { broken(s); return; }
     s->in_length += (size_t)n;
@@ -404,7 +426,8 @@ static void on_ready(session *s, unsigned events)
         s->expected = 1;
         watch(s, 0);
     } else if ((events & EPOLLOUT) && flush(s)) { broken(s); return; }
-    if (s->stage != CLOSED && (events & (EPOLLIN | EPOLLHUP | EPOLLERR))) read_replies(s);
+    if (s->stage != CLOSED && (events & (EPOLLIN | EPOLLHUP | EPOLLERR)))
+        do read_replies(s); while (s->stage != CLOSED && io_pending(s->ssl) > 0);
 }
 
 /* -- the whole run ---------------------------------------------------------------------------- */
@@ -503,8 +526,17 @@ static void options(int argc, char **argv)
     int option;
     const char *account_path = NULL;
     size_t used = 0;
-    while ((option = getopt(argc, argv, "c:s:n:l:d:z:r:b:m:R:H:kt:a:j")) != -1) switch (option) {
+    while ((option = getopt(argc, argv, "c:s:n:l:d:z:r:b:m:R:H:kTt:a:j")) != -1) switch (option) {
         case 'c': add_server(optarg); break;
+        case 'T':
+#ifdef WITH_TLS
+            with_tls = 1;
+            context = tls_context(NULL);
+            break;
+#else
+            fprintf(stderr, "source: built without TLS\n");
+            exit(2);
+#endif
         case 's': session_count = atoi(optarg); break;
         case 'n': total = atol(optarg); break;
         case 'l': content_length = (size_t)atol(optarg); break;

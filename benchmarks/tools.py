@@ -22,21 +22,24 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent / "tests"), str(HERE.parent)]  # support/ is shared with the tests
 
 
-def build(name: str) -> Path:
-    """Compile benchmarks/NAME.c with cc unless that was done before; the binary's path."""
+def build(name: str, tls: bool = False) -> Path:
+    """Compile benchmarks/NAME.c with cc unless that was done before; the binary's path. `tls`: linked with OpenSSL."""
     source = HERE / f"{name}.c"
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()[:12]
+    digest = hashlib.sha256(source.read_bytes() + (HERE / "tls.h").read_bytes()).hexdigest()[:12]
     folder = Path(tempfile.gettempdir()) / f"fastrelay-tools-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise SystemExit(f"{folder} belongs to somebody else")
-    binary = folder / f"{name}-{digest}"
+    binary = folder / f"{name}{'-tls' if tls else ''}-{digest}"
     if not binary.exists():
         compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
         if compiler is None:
             raise SystemExit("no C compiler found (Debian: apt-get install gcc libc6-dev)")
         beside = binary.with_suffix(f".{os.getpid()}")
-        subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", beside, source], check=True)
+        before, behind = (["-DWITH_TLS"], ["-lssl", "-lcrypto"]) if tls else ([], [])
+        command = [compiler, "-O2", "-Wall", "-Wextra", *before, "-o", str(beside), str(source), *behind]
+        if subprocess.run(command, check=False).returncode:
+            raise SystemExit(f"{source} can't be compiled" + (" (Debian: apt-get install libssl-dev)" if tls else ""))
         beside.rename(binary)
     return binary
 
@@ -53,7 +56,7 @@ class LoadSink:
         where = [listen] if isinstance(listen, str) else list(listen)
         self.account_path = self.directory / "sink.account"
         self.command = [
-            str(build("sink")), "-j", "-r", str(self._report), "-a", str(self.account_path), *options,
+            str(build("sink", "-T" in options)), "-j", "-r", str(self._report), "-a", str(self.account_path), *options,
             *(word for spec in where for word in ("-l", spec)),
         ]
         self.result: dict[str, Any] = {}
@@ -112,7 +115,7 @@ class LoadSink:
 
 def start_source(*options: str) -> subprocess.Popen[str]:
     """The C source in the background."""
-    return subprocess.Popen([str(build("source")), "-j", *options], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([str(build("source", "-T" in options)), "-j", *options], stdout=subprocess.PIPE, text=True)
 
 
 def finish_source(process: "subprocess.Popen[str]", seconds: float = 3600.0) -> dict[str, Any]:
