@@ -34,6 +34,7 @@ SOURCE = RELAY + ',source=~"$source"'
 BOTH = PROVIDER + ',source=~"$source"'
 GOOD_AT_0 = [(None, GREEN), (1, RED)]
 GOOD_AT_1 = [(None, RED), (1, GREEN)]
+DAY = 86400
 ATTEMPTS = 'outcome=~"delivered|deferred|failed",source!="none"'
 
 JOB = variable("job", "Job", "label_values(fastrelay_build_info, job)", all_values=False)
@@ -301,12 +302,102 @@ def workers() -> dict[str, Any]:
     )
 
 
+def security() -> dict[str, Any]:
+    def findings(severity: str) -> str:
+        return total("doctor_findings", f'{RELAY},severity="{severity}"', "check")
+
+    sessions = rate("tls_sessions_total", RELAY)
+    secured = rate("tls_sessions_total", RELAY + ',verified!="plain"')
+    until = f"{each('tls_certificate_expiry_timestamp_seconds')} > 0"
+    looked = f"{each('doctor_run_timestamp_seconds')} > 0"
+    panels = [
+        stat("Sent under TLS", 3, f"{secured} / ({sessions} > 0)", "percentunit",
+             words="Of the sessions with MX hosts.", steps=[(None, RED), (0.8, YELLOW), (0.95, GREEN)]),
+        stat("Waits for TLS", 3, f'sum (fastrelay_queue_recipients{{{RELAY},reason="tls_policy"}})', "short",
+             steps=[(None, GREEN), (1, ORANGE)], words="Recipients whose domain's policy no MX host satisfies."),
+        stat("Waits for a key", 3, f'sum (fastrelay_queue_recipients{{{RELAY},reason="no_dkim_key"}})', "short",
+             steps=GOOD_AT_0, words="Recipients whose mail is to be signed, and can't be now."),
+        stat("Keys that can't sign", 3, f'max (fastrelay_dkim_keys{{{RELAY},state="unusable"}})', "short",
+             steps=GOOD_AT_0, words="Of dkim.keys."),
+        stat("Certificate ends in", 3, f"min ({until}) - time()", "s",
+             steps=[(None, RED), (3 * DAY, YELLOW), (14 * DAY, GREEN)], words="The one that clients see."),
+        stat("Wrong passwords in an hour", 3,
+             f'sum (increase(fastrelay_auth_total{{{RELAY},result=~"wrong|delayed"}}[1h]))', "short",
+             steps=[(None, GREEN), (50, YELLOW), (500, ORANGE)], words="And tries that were put off unread."),
+        stat("Errors of the doctor", 3, total("doctor_findings", f'{RELAY},severity="error"'), "short",
+             steps=GOOD_AT_0, words="`fastrelay doctor` says what mends them."),
+        stat("The doctor's last look", 3, f"time() - max ({looked})", "s",
+             steps=[(None, GREEN), (2 * DAY, YELLOW)], words="How long ago; a whole look alone counts."),
+        row("TLS with MX hosts"),
+        graph("Sessions, by how the host proved who it is", 12, [
+            (rate("tls_sessions_total", RELAY, "verified"), "{{verified}}")
+        ], "cps", stack=True, words="unverified: TLS with any certificate; plain: no TLS."),
+        graph("TLS that failed", 12, [
+            (rate("tls_handshakes_total", RELAY + ',result!="ok"', "result"), "{{result}}")
+        ], "cps", words="Result types of RFC 8460. `fastrelay tls DOMAIN --connect` looks at one domain."),
+        graph("Versions, and resumed sessions", 8, [
+            (rate("tls_handshakes_total", RELAY + ',result="ok"', "version, resumed"),
+             "{{version}} resumed: {{resumed}}")
+        ], "cps", stack=True, words="A resumed session costs a fraction of a whole handshake."),
+        graph("Time of a handshake", 8, [
+            (quantile(0.5, "tls_handshake_seconds", RELAY), "half"),
+            (quantile(0.99, "tls_handshake_seconds", RELAY), "99 %"),
+        ], "s"),
+        graph("Sites, by what decides over connections", 8, [
+            (f"{total('tls_sites', by='policy')} > 0", "{{policy}}")
+        ], "short", stack=True, words="With a queue, in all workers."),
+        graph("MTA-STS policies kept", 8, [(total("mta_sts_policies", by="mode"), "{{mode}}")], "short", stack=True),
+        graph("MTA-STS fetches", 8, [(rate("mta_sts_fetches_total", RELAY, "result"), "{{result}}")], "cps"),
+        graph("TLS reports (RFC 8460) of an hour", 8, [
+            (in_an_hour("tls_reports_total", RELAY, "result"), "{{result}}"),
+            (total("tls_reports_waiting"), "to come"),
+        ], "short", dashed="to come", words="none: the domain asks for no reports. `fastrelay tlsrpt` shows each."),
+        row("Clients: TLS and authentication"),
+        graph("Handshakes", 12, [
+            (rate("smtp_tls_handshakes_total", RELAY, "result, version"), "{{result}} {{version}}")
+        ], "cps", words="alert: the client refused, often the certificate; lost: it went away, as scanners do."),
+        graph("The certificate ends in", 6, [(f"({until}) - time()", "{{instance}}")], "s"),
+        graph("Broken certificate on disk", 6, [(each("tls_certificate_broken"), "{{instance}}")], "short", most=1,
+              words="1: the one before it is still in use."),
+        graph("Authentications", 8, [(rate("auth_total", RELAY, "result"), "{{result}}")], "cps",
+              words="delayed: too many failures of that address or user; the password was not looked at."),
+        graph("Logins by mechanism", 8, [(rate("auth_total", RELAY + ',result="ok"', "mechanism"), "{{mechanism}}")],
+              "cps"),
+        graph("Guard", 8, [
+            (total("auth_guard_entries"), "addresses and users with failures"),
+            (total("auth_waiting"), "passwords that wait to be hashed"),
+        ], "short"),
+        row("DKIM, and what messages lack"),
+        graph("Signatures", 6, [(rate("dkim_signatures_total", RELAY, "algorithm"), "{{algorithm}}")], "cps",
+              words="One for each key that signs."),
+        graph("Keys", 6, [(f"max by (instance, state) ({each('dkim_keys')})", "{{instance}} {{state}}")], "short",
+              words="Of dkim.keys, those with sign: true."),
+        graph("Could not be signed", 6, [(rate("dkim_no_key_total", RELAY), "attempts")], "cps",
+              words="Waits, is refused, or leaves unsigned, as dkim.missing_key says."),
+        graph("Found by checks", 6, [(rate("message_checks_total", RELAY, "check, action"), "{{check}}: {{action}}")],
+              "cps", words="Of the configuration's `checks`."),
+        graph("Waits for TLS or a key", 12, [
+            (total("queue_recipients", RELAY + ',reason=~"tls_policy|no_dkim_key"', "reason"), "{{reason}}")
+        ], "short", stack=True, words="`fastrelay queue why ID` explains one message.", height=10),
+        table("What the doctor found", 12, [
+            ("errors", findings("error"), "short"),
+            ("warnings", findings("warning"), "short"),
+            ("unknown", findings("unknown"), "short"),
+            ("notes", findings("note"), "short"),
+            ("ok", findings("ok"), "short"),
+        ], words="Of the last whole look."),
+    ]  # fmt: skip
+    return dashboard("fastrelay-security", "fastrelay / Security", "TLS, authentication, DKIM and the doctor.",
+                     [JOB, INSTANCE], panels)  # fmt: skip
+
+
 DASHBOARDS: dict[str, Callable[[], dict[str, Any]]] = {
     "overview": overview,
     "providers": providers_and_sources,
     "warmup": warmup,
     "queue": queue,
     "workers": workers,
+    "security": security,
 }
 
 

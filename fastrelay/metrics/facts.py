@@ -1,4 +1,5 @@
-"""What the supervisor tells the metrics: its configuration, its workers' processes, and what the governor decided.
+"""What the supervisor tells the metrics: its configuration, its workers' processes, what the governor decided, and what
+became of TLS reports.
 
 The governor's state is the dictionary that workers get as well (limits/governor.py), so what a graph shows is what the
 workers were told. Series of a place that is no provider of its own (an unknown host) count under `other`.
@@ -25,6 +26,9 @@ def add_relay(facts: Facts, relay: Any) -> None:
     governor = getattr(relay, "governor", None)
     if governor is not None:
         add_governor(facts, governor.state())
+    reports = getattr(relay, "tls_reports", None)
+    if reports is not None:
+        add_tls_reports(facts, reports.results, reports.waiting)
 
 
 def add_config(facts: Facts, config: Config) -> None:
@@ -47,6 +51,13 @@ def cpu_seconds(pid: int | None) -> float:
         return (int(fields[11]) + int(fields[12])) / TICKS
     except (OSError, IndexError, ValueError):
         return 0.0
+
+
+def add_tls_reports(facts: Facts, results: Mapping[str, int], waiting: int) -> None:
+    """Reports of TLS that ended since the start, by how, and those to come."""
+    for result in names.TLS_REPORT_RESULTS:
+        facts.set(names.TLS_REPORTS, results.get(result, 0), result)
+    facts.set(names.TLS_REPORTS_WAITING, waiting)
 
 
 def add_governor(facts: Facts, state: Mapping[str, Any], provider_of: Callable[[str], str] | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -29,9 +30,9 @@ class Meters:
         self._waiting_set: set[int] = set()
         self._tls_set: set[int] = set()
         self._log_failures = 0
-        for metric, label, values in names.FROM_THE_START:  # an alert on an increase must see the 0 before it
-            for value in values:
-                self.entry(metric, **{label: value})
+        for metric, labels in names.FROM_THE_START:
+            for values in itertools.product(*labels.values()):
+                self.entry(metric, **dict(zip(labels, values, strict=True)))
 
     def entry(self, metric: names.Metric, **labels: str) -> int:
         """The slab entry of a metric, kept."""

@@ -42,6 +42,14 @@ REASONS = (
 )
 CONNECTION_STATES = ("connecting", "busy", "idle")
 CONNECT_RESULTS = ("ok", "refused", "timeout", "unreachable", "greeting", "tls", "auth", "error")
+TLS_VERSIONS = ("TLSv1.2", "TLSv1.3")
+SMTP_TLS_FAILURES = ("alert", "protocol", "timeout", "lost")
+# Of RFC 8460 section 4.3, those that a session can end with; more come with MTA-STS and DANE.
+TLS_FAILURES = (
+    *("starttls-not-supported", "certificate-host-mismatch", "certificate-not-trusted", "certificate-expired"),
+    *("tlsa-invalid", "validation-failure"),
+)
+TLS_REPORT_RESULTS = ("sent", "none", "failed")
 TLS_VERIFIED = ("plain", "unverified", "pkix", "mta-sts", "dane")
 DKIM_ALGORITHMS = ("rsa", "ed25519")
 DNS_RESULTS = ("ok", "nxdomain", "nodata", "servfail", "timeout", "error")
@@ -153,8 +161,8 @@ DELIVERY_CONNECTIONS = _gauge(
 CONNECTS = _counter("connects", "Attempts to connect to MX hosts by result.", "result")
 TLS_HANDSHAKES = _counter(
     "tls_handshakes",
-    "Connections to MX hosts for which TLS was wanted, by what came of it (result types of RFC 8460), version of TLS and "
-    "whether an earlier session was resumed.",
+    "Connections to MX hosts for which TLS was wanted, by what came of it (result types of RFC 8460), version of TLS "
+    "and whether an earlier session was resumed.",
     "result",
     "version",
     "resumed",
@@ -174,6 +182,15 @@ TLS_SITES = _gauge("tls_sites", "Sites with a queue, by the TLS policy that deci
 MTA_STS_POLICIES = _gauge("mta_sts_policies", "MTA-STS policies that are kept, by mode.", "mode", of_supervisor=True)
 MTA_STS_FETCHES = _counter(
     "mta_sts_fetches", "Attempts to fetch an MTA-STS policy, by result (RFC 8460).", "result", of_supervisor=True
+)
+TLS_REPORTS = _counter(
+    "tls_reports",
+    "TLS reports of a day and domain (RFC 8460) that ended: sent; none, the domain asks for no reports; or failed.",
+    "result",
+    of_supervisor=True,
+)
+TLS_REPORTS_WAITING = _gauge(
+    "tls_reports_waiting", "TLS reports whose hour, or next attempt, is to come.", of_supervisor=True
 )
 HOT_CACHE_BYTES = _gauge("hot_cache_bytes", "Octets of contents held in memory for their first attempt.")
 
@@ -301,12 +318,17 @@ DOCTOR_RUN_TIMESTAMP = _gauge(
 )
 BUILD_INFO = _gauge("build_info", "1; the version is in the label.", "version", of_supervisor=True)
 
-# Counters that are there with 0 from a worker's start: (metric, its label, the label's values).
-FROM_THE_START = (
-    (SMTP_REFUSED, "class", REFUSALS),
-    (DKIM_SIGNATURES, "algorithm", DKIM_ALGORITHMS),
-    (CONNECTS, "result", CONNECT_RESULTS),
-    (DNS_QUERIES, "result", DNS_RESULTS),
-    (TLS_SESSIONS, "verified", TLS_VERIFIED),
-    (ERRORS, "where", ERROR_PLACES),
+# Counters that are there with 0 from a worker's start, for alerts see an increase only after a 0: a metric, and the
+# values of each of its labels.
+FROM_THE_START: tuple[tuple[Metric, dict[str, tuple[str, ...]]], ...] = (
+    (SMTP_REFUSED, {"class": REFUSALS}),
+    (SMTP_TLS_HANDSHAKES, {"result": ("ok",), "version": TLS_VERSIONS}),
+    (SMTP_TLS_HANDSHAKES, {"result": SMTP_TLS_FAILURES, "version": ("none",)}),
+    (DKIM_SIGNATURES, {"algorithm": DKIM_ALGORITHMS}),
+    (CONNECTS, {"result": CONNECT_RESULTS}),
+    (TLS_HANDSHAKES, {"result": ("ok",), "version": TLS_VERSIONS, "resumed": ("no", "yes")}),
+    (TLS_HANDSHAKES, {"result": TLS_FAILURES, "version": ("none",), "resumed": ("no",)}),
+    (DNS_QUERIES, {"result": DNS_RESULTS}),
+    (TLS_SESSIONS, {"verified": TLS_VERIFIED}),
+    (ERRORS, {"where": ERROR_PLACES}),
 )

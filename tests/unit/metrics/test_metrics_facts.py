@@ -86,3 +86,16 @@ def test_a_supervisor_with_one() -> None:
     facts = Facts()
     made.add_relay(facts, SimpleNamespace(config=Config("mta.test"), slots=[], governor=governor))
     assert facts.values["fastrelay_warmup_stages", ("new", "google")] == 28
+
+
+def test_tls_reports_are_counted_from_0() -> None:
+    reports = SimpleNamespace(results={"sent": 3}, waiting=2)
+    facts = Facts()
+    made.add_relay(facts, SimpleNamespace(config=Config("mta.test"), slots=[], tls_reports=reports))
+    found = {key: n for key, n in facts.values.items() if key[0].startswith("fastrelay_tls_reports")}
+    assert found == {
+        ("fastrelay_tls_reports_total", ("sent",)): 3,
+        ("fastrelay_tls_reports_total", ("none",)): 0,
+        ("fastrelay_tls_reports_total", ("failed",)): 0,
+        ("fastrelay_tls_reports_waiting", ()): 2,
+    }
