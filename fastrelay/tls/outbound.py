@@ -123,9 +123,19 @@ class OutboundTls:
             return known
         level = self.level_of(domain, route)
         if self._looks_nowhere(site, level, variant):
-            policy = self._made(level, variant, route, site)
-            return Known(policy, site, route.secure, FOREVER)
-        return None
+            return Known(self._made(level, variant, route, site), site, route.secure, FOREVER)
+        if not self._asks_sts(level, variant) or site.explicit or self._wants_dane(level, variant, route):
+            return None
+        sts = self.sts.known(domain, now)
+        if sts is None:
+            return None
+        return self._kept(
+            domain, variant, Known(self._made(level, variant, route, site, sts), site, route.secure, sts.expires_at)
+        )
+
+    def _kept(self, domain: str, variant: int, known: Known) -> Known:
+        self._known.put(f"{domain} {variant}" if variant else domain, known)
+        return known
 
     def begin(self, domain: str, variant: int, now: float) -> None:
         """Mail waits for the domain's MX records: its MTA-STS record is asked for at the same time."""
@@ -139,23 +149,30 @@ class OutboundTls:
             return known
         site = route.site
         assert site is not None
+        level = self.level_of(domain, route)
+        wants_sts = self._asks_sts(level, variant) and not site.explicit and not domain.startswith("[")
+        if wants_sts:
+            # Most domains have no record: then that is all there is to know, without a task.
+            await self.sts.asked(domain, now)
+            known = self.known(domain, route, variant, self._app.clock.monotonic())
+            if known is not None:
+                return known
         key = f"{domain} {variant}" if variant else domain
         if self._flights.full(key):
             # Nothing is known, and nothing can be asked: no host will do, and soon again.
             return Known(intern("mta-sts"), site, route.secure, now + 1.0)
-        return await self._flights.join(key, lambda: self._find(key, domain, route, variant, now))
+        return await self._flights.join(key, lambda: self._find(domain, route, variant, wants_sts, now))
 
-    async def _find(self, key: str, domain: str, route: Route, variant: int, now: float) -> Known:
+    async def _find(self, domain: str, route: Route, variant: int, wants_sts: bool, now: float) -> Known:
         site = route.site
         assert site is not None
         level = self.level_of(domain, route)
         asking: list[Coroutine[Any, Any, Any]] = []
         sts: Announced | None = None
         dane, until = False, FOREVER
-        wants_sts = not site.explicit and self._asks_sts(level, variant) and not domain.startswith("[")
         if wants_sts:
             asking.append(self.sts.find(domain, now))
-        wants_dane = self._asks_dane(level, variant) and (route.secure or site.explicit)
+        wants_dane = self._wants_dane(level, variant, route)
         if wants_dane:
             asking.append(self._publishes_tlsa(site, now))
         answers = await asyncio.gather(*asking)
@@ -165,10 +182,9 @@ class OutboundTls:
         if wants_dane:
             dane, dane_until = answers[-1]
             until = min(until, dane_until)
-        known = Known(self._made(level, variant, route, site, sts, dane), site, route.secure, until)
-        if until > now:
-            self._known.put(key, known)
-        return known
+        return self._kept(
+            domain, variant, Known(self._made(level, variant, route, site, sts, dane), site, route.secure, until)
+        )
 
     @staticmethod
     def _made(
@@ -202,6 +218,11 @@ class OutboundTls:
         if level == "dane" or variant == REQUIRETLS:
             return True
         return self.config.dane and (level == "mta-sts" or (level in LOOKED_UP and variant == NORMAL))
+
+    def _wants_dane(self, level: Level, variant: int, route: Route) -> bool:
+        """Whether the hosts are asked for TLSA records: they count only where the hosts' names can be believed."""
+        assert route.site is not None
+        return (route.secure or route.site.explicit) and self._asks_dane(level, variant)
 
     def _looks_nowhere(self, site: Site, level: Level, variant: int) -> bool:
         """Whether the policy needs no look-up at all."""

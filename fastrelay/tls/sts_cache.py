@@ -117,32 +117,54 @@ class StsCache:
         if (known is None or now >= known.expires_at) and not self._flights.full(domain):
             self._flights.start(domain, lambda: self._look_up(domain, now))
 
-    async def find(self, domain: str, now: float) -> Announced:
-        """The policy of a domain. Waits for the supervisor where a new id is announced."""
+    def known(self, domain: str, now: float) -> Announced | None:
+        """The policy of a domain if nothing has to be asked for; None: `find` it."""
         record = self._records.get(domain)
         if record is None or now >= record.expires_at:
-            if self._flights.full(domain):
-                record = Record(None, now + 1.0, "too many DNS look-ups are under way")
-            else:
-                record = await self._flights.join(domain, lambda: self._look_up(domain, now))
-        why = record.why
+            return None
         if record.id is not None:
-            why = await self._fetched(domain, record.id)
-        now = self._app.clock.monotonic()
+            kept, _ = self._valid(domain)
+            if kept is not None and kept.id == record.id:
+                self._in_use(domain, record.id, now)
+            elif not self._failed_lately(domain, record.id, now):
+                return None
+        return self._announced(domain, record, now)
+
+    async def asked(self, domain: str, now: float) -> None:
+        """Waits until the record is known."""
+        await self._record(domain, now)
+
+    async def find(self, domain: str, now: float) -> Announced:
+        """The policy of a domain. Waits for the supervisor where a new id is announced."""
+        record = await self._record(domain, now)
+        why = "" if record.id is None else await self._fetched(domain, record.id)
+        return self._announced(domain, record, self._app.clock.monotonic(), why)
+
+    async def _record(self, domain: str, now: float) -> Record:
+        record = self._records.get(domain)
+        if record is not None and now < record.expires_at:
+            return record
+        if self._flights.full(domain):
+            return Record(None, now + 1.0, "too many DNS look-ups are under way")
+        return await self._flights.join(domain, lambda: self._look_up(domain, now))
+
+    def _announced(self, domain: str, record: Record, now: float, why: str = "") -> Announced:
+        """What follows from a record, now that its policy is here or can't be had."""
         kept, left = self._valid(domain)
         until = record.expires_at
-        failed = self._failed.get(domain)
-        if (
-            record.id is not None
-            and failed is not None
-            and failed[0] == record.id
-            and (kept is None or kept.id != record.id)
-        ):
-            until = min(until, max(failed[1], now + 1.0))
+        if record.id is not None and (kept is None or kept.id != record.id):
+            failed = self._failed.get(domain)
+            if failed is not None and failed[0] == record.id:
+                until = min(until, max(failed[1], now + 1.0))
+                why = why or failed[2]
         if kept is None:
-            return Announced(None, until, why)
+            return Announced(None, until, why or record.why)
         policy = None if kept.policy.mode == "none" else kept.policy
-        return Announced(policy, min(until, now + max(left, 1.0)), why if policy is None else "")
+        return Announced(policy, min(until, now + max(left, 1.0)), "" if policy is not None else why or record.why)
+
+    def _failed_lately(self, domain: str, identity: str, now: float) -> bool:
+        failed = self._failed.get(domain)
+        return failed is not None and failed[0] == identity and now < failed[1]
 
     async def _fetched(self, domain: str, identity: str) -> str:
         """Waits until the policy of that id is here, or can't be had; why it is not, for people."""
@@ -151,9 +173,8 @@ class StsCache:
         if kept is not None and kept.id == identity:
             self._in_use(domain, identity, now)
             return ""
-        failed = self._failed.get(domain)
-        if failed is not None and failed[0] == identity and now < failed[1]:
-            return failed[2]
+        if self._failed_lately(domain, identity, now):
+            return ""
         waiting = self._waiting.get(domain)
         if waiting is None:
             if len(self._waiting) >= MAX_WAITING:
@@ -169,11 +190,7 @@ class StsCache:
         finally:
             if self._waiting.get(domain) is waiting:
                 del self._waiting[domain]
-        failed = self._failed.get(domain)
-        kept, _ = self._valid(domain)
-        if kept is not None and kept.id == identity:
-            return ""
-        return failed[2] if failed is not None else ""
+        return ""
 
     def _in_use(self, domain: str, identity: str, now: float) -> None:
         """Tells the supervisor, now and then, that a policy is in use: it refreshes those more often."""
