@@ -49,3 +49,16 @@ def test_the_memory_is_bounded() -> None:
         hosts.no_chunking(f"192.0.2.{n}")
     assert [n for n in range(10) if hosts.is_dead(f"192.0.2.{n}", 1.0)] == [7, 8, 9]
     assert [n for n in range(10) if not hosts.chunking(f"192.0.2.{n}")] == [7, 8, 9]
+
+
+def test_broken_tls_is_remembered_until_its_time_is_over() -> None:
+    hosts = DeadHosts(most=2)
+    assert hosts.tls_broken("192.0.2.1", 0.0) is None
+    hosts.tls_failed("192.0.2.1", 100.0, "validation-failure", "the handshake timed out")
+    assert hosts.tls_broken("192.0.2.1", 99.0) == ("validation-failure", "the handshake timed out")
+    assert hosts.tls_broken("192.0.2.2", 99.0) is None
+    assert hosts.tls_broken("192.0.2.1", 100.0) is None
+    assert hosts.tls_broken("192.0.2.1", 99.0) is None, "it is forgotten then"
+    for n in range(3):
+        hosts.tls_failed(f"192.0.2.{n}", 100.0, "validation-failure", "broken")
+    assert [hosts.tls_broken(f"192.0.2.{n}", 0.0) is not None for n in range(3)] == [False, True, True]

@@ -11,12 +11,16 @@ from typing import Any
 import pytest
 from support.worker import WorkerBox, run
 
+from fastrelay.metrics import names
 from fastrelay.sim.certificates import Authority
 from fastrelay.sim.faults import EVERY_SESSION, Close, Fault, Say
 from fastrelay.sim.scripted import ScriptedMx
 from fastrelay.tls.policy import HostPlan
 
 GOOD = Fault("tls", "", sessions=EVERY_SESSION, tls="good")
+BROKEN = Fault("broken", "", {"HANDSHAKE": ((Close(),),)}, sessions=EVERY_SESSION, tls="good")
+INJECTING = Fault("injecting", "", {"STARTTLS": ((Say(b"220 go\r\n250 ok\r\n"),),)}, EVERY_SESSION, tls="good")
+MISSING, FAILED = "starttls-not-supported", "validation-failure"
 LOOPBACK = "127.0.0.1"
 
 
@@ -129,8 +133,7 @@ def test_broken_tls_is_remembered_for_a_while(hosts: Hosts) -> None:
         assert (mx.tls_sessions, mx.plain_messages, mx.sessions) == (2, 3, 5)
         assert all(event["event"] == "delivered" and "tls" not in event for event in outcomes(box))
 
-    broken = Fault("broken", "", {"HANDSHAKE": ((Close(),),)}, sessions=EVERY_SESSION, tls="good")
-    play(hosts, [broken], story)
+    play(hosts, [BROKEN], story)
 
 
 def test_a_plain_reconnect_takes_a_permit(hosts: Hosts) -> None:
@@ -147,9 +150,8 @@ def test_a_plain_reconnect_takes_a_permit(hosts: Hosts) -> None:
         assert box.counters()["delivered"] == 1
         assert hosts.all[0].sessions == 2
 
-    broken = Fault("broken", "", {"HANDSHAKE": ((Close(),),)}, sessions=EVERY_SESSION, tls="good")
     hosts.more = {"shaping": [{"connection_rate": "1/min burst 1"}]}
-    play(hosts, [broken], story)
+    play(hosts, [BROKEN], story)
 
 
 def test_no_tls_where_it_is_switched_off(hosts: Hosts) -> None:
@@ -230,6 +232,48 @@ def test_a_check_that_finds_fault_ends_the_session_before_ehlo(hosts: Hosts) -> 
         assert [line for line in hosts.all[0].dialogue if "EHLO" in line] == hosts.all[0].dialogue[1:2]
 
     play(hosts, [GOOD], story)
+
+
+# ---- what is counted
+
+
+@pytest.mark.parametrize(
+    ("fault", "level", "results", "handshake", "session"),
+    [
+        (GOOD, "opportunistic", [None], ("ok", "TLSv1.3"), "unverified"),
+        (GOOD, "verify", [None], ("ok", "TLSv1.3"), "pkix"),
+        (Fault("no", ""), "opportunistic", [MISSING], (MISSING, "none"), "plain"),
+        (replace(GOOD, tls="expired"), "verify", ["certificate-expired"], ("certificate-expired", "none"), ""),
+        (BROKEN, "opportunistic", [FAILED, FAILED], (FAILED, "none"), "plain"),
+        (INJECTING, "verify", [FAILED], (FAILED, "none"), ""),
+        (GOOD, "none", [], None, "plain"),
+    ],
+)
+def test_sessions_are_counted_and_reported(
+    hosts: Hosts, fault: Fault, level: str, results: list[str | None], handshake: Any, session: str
+) -> None:
+    async def story(box: WorkerBox) -> None:
+        told: list[tuple[Any, ...]] = []
+        box.app.tls_reports.session = lambda *what: told.append(what)  # type: ignore[method-assign]
+        await box.accepted(["r@one.test"])
+        if session:
+            await box.settled()
+        else:
+            await box.until(lambda: {"tls_policy", "connect_backoff"} & set(box.reasons()))
+        assert [what[4] for what in told] == results, told
+        for policy, queue, target, _, _, _, plan in told:
+            assert queue is next(iter(box.app.board.sites.values()))
+            assert (policy, target.port) == (queue.tls, hosts.all[0].port)
+            assert isinstance(plan, HostPlan)
+        slab = box.app.meters.slab
+        if handshake is not None:
+            result, version = handshake
+            labels = {"result": result, "version": version, "resumed": "no"}
+            assert slab.value(names.TLS_HANDSHAKES.entry(slab, **labels)) == 1
+        for kind in names.TLS_VERIFIED:
+            assert slab.value(names.TLS_SESSIONS.entry(slab, verified=kind)) == (kind == session)
+
+    play(hosts, [fault], story, tls=level)
 
 
 # ---- smart hosts
