@@ -128,7 +128,11 @@ def test_secrets_are_shown_nowhere(make_relay: Maker, sink: Sink, secrets: Secre
     assert len(words) > 20
     for pid in relay.pids():
         for name in ("cmdline", "environ"):
-            assert_clean(Path(f"/proc/{pid}/{name}").read_bytes(), words, f"/proc/PID/{name}")
+            try:
+                octets = Path(f"/proc/{pid}/{name}").read_bytes()
+            except PermissionError:  # not even by who runs it: it is not dumpable
+                continue
+            assert_clean(octets, words, f"/proc/PID/{name}")
     for command in SHOWN:
         assert_clean(repr(relay.control(command)).encode(), words, command)
     address, port = relay.metrics
