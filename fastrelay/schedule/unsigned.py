@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 SLICE_MESSAGES = 2000
 SAID_AGAIN_SECONDS = 600.0
+MOST_SAID = 1000
 
 
 class Unsigned:
@@ -91,17 +92,19 @@ class Unsigned:
         header = self._header(pending, record, content, spool, msgid)
         added = prefix[len(prefix) - pending.added_octets :]
         signer = self._signer_for(pending)
-        if signer is None:
-            return prefix
+        signature = b""
         try:
-            wall = self._app.clock.wall()
-            domain = pending.from_domain or None
-            return signer.sign(added + header, pending.body_hash, domain, record.tenant, wall) + prefix
+            if signer is not None:
+                wall, domain = self._app.clock.wall(), pending.from_domain or None
+                signature = signer.sign(added + header, pending.body_hash, domain, record.tenant, wall)
         except NoKey as error:
-            if self._missing_key == "unsigned":
-                return prefix
-            self.waits(str(error))
-            return None
+            if self._missing_key != "unsigned":
+                self.waits(str(error))
+                return None
+        if not signature:
+            name = pending.from_domain.decode("ascii", "backslashreplace")
+            self._say("mail of %s that waited for its DKIM key leaves unsigned, as the configuration has it now", name)
+        return signature + prefix
 
     def _header(self, pending: Pending, record: Any, content: bytes | None, spool: int, msgid: int) -> bytes:
         if content is not None:
@@ -160,14 +163,18 @@ class Unsigned:
     # -- words --------------------------------------------------------------------------------------------------------
 
     def waits(self, words: str) -> None:
-        """Mail waits for a key: said once in a while, for each key."""
+        """Mail waits for a key."""
+        self._say("mail waits for its DKIM signature: %s. It is signed and sent once the key is back", words)
+
+    def _say(self, message: str, words: str) -> None:
+        """The same words once in a while only."""
         now = self._app.clock.monotonic()
         if now - self._said.get(words, -SAID_AGAIN_SECONDS) < SAID_AGAIN_SECONDS:
             return
-        if len(self._said) > 1000:
+        if len(self._said) > MOST_SAID:
             self._said.clear()
         self._said[words] = now
-        log.error("mail waits for its DKIM signature: %s. It is signed and sent once the key is back", words)
+        log.error(message, words)
 
     def why(self, m: int) -> str:
         """For people: what a message waits for."""

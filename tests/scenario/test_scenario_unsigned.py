@@ -202,7 +202,7 @@ def reload(box: WorkerBox, desk: Desk, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("how", ["unsigned", "key removed"])
-def test_the_operator_may_let_it_go_unsigned(tmp_path: Path, how: str) -> None:
+def test_the_operator_may_let_it_go_unsigned(tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> None:
         desk, mx = Desk(tmp_path), Mx()
         async with desk.box(await mx.start()) as box:
@@ -217,6 +217,7 @@ def test_the_operator_may_let_it_go_unsigned(tmp_path: Path, how: str) -> None:
             assert b"DKIM-Signature" not in content
 
     run(work)
+    assert "news.example that waited for its DKIM key leaves unsigned" in caplog.text
 
 
 def test_it_is_refused_where_that_is_chosen(tmp_path: Path) -> None:
