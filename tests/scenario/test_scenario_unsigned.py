@@ -292,3 +292,22 @@ def test_a_key_that_is_lost_between_accept_and_commit(tmp_path: Path) -> None:
             assert desk.signed(mx)
 
     run(work)
+
+
+def test_a_block_that_is_damaged_holds_the_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def work() -> None:
+        desk, mx = Desk(tmp_path), Mx()
+        async with desk.box(await mx.start()) as box:
+            desk.lose(box)
+            await box.accepted(["joe@example.test"], content=CONTENT)
+
+            def damaged(prefix: bytes) -> Any:
+                raise ValueError("the block is damaged")
+
+            monkeypatch.setattr("fastrelay.schedule.unsigned.split", damaged)
+            desk.find(box)
+            await box.until(lambda: box.places() == {"quarantined": 1})
+            await box.hang_up()
+            assert mx.accepted == []
+
+    run(work)
