@@ -23,7 +23,7 @@ COMMANDS = {
 }
 
 EPILOG = """\b
-To rotate a key:
+Example, the rotation of a key:
   1. fastrelay dkim new news.example       a new selector; publish the record that it prints
   2. wait until the DNS has it             dig +short TXT SELECTOR._domainkey.news.example
   3. add it to dkim.keys, set `sign: false` at the old key (or let both sign), and reload
