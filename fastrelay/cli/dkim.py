@@ -187,6 +187,10 @@ it says until when their record must stay published: retry.expire and two days a
 that they may have signed. (The relay notes that in its state directory.)
 
 \b
+Example:
+  fastrelay dkim check -c fastrelay.yaml --json | jq -r '.findings[].found'
+
+\b
 Exit codes: 0 all is well; 1 warnings; 2 errors, or wrong usage or configuration;
 3 no errors, but some record could not be looked up.
 """

@@ -31,8 +31,8 @@ HEADER = (
     b"List-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n"
 )
 PLAIN = b"From: news@news.example\r\nDate: Mon, 23 Nov 2026 18:00:00 +0000\r\nSubject: a\r\n"
-# (Of a field that RFC 5322 allows once, opendkim-testmsg and rspamd do not take two. A milter sees no white space before
-# a value, so opendkim cannot verify the simple form of a field that has other than one space there.)
+# (Of a field that RFC 5322 allows once, opendkim-testmsg and rspamd do not take two. A milter sees no white
+# space before a value, so opendkim cannot verify the simple form of a field that has other than one space there.)
 REPEATED = b"Received: from a by b; Mon, 23 Nov 2026 18:00:00 +0000\r\nX-Tag: 1\r\n" + PLAIN + b"X-TAG: 2  3\r\n"
 CONTENTS = {
     "newsletter": HEADER
