@@ -180,11 +180,12 @@ def _config(config_path: str | None, domain: str | None) -> Config:
 
 @click.command(
     epilog="""\b
-For each key: is its record published, and equal to ours? Is it in test (t=y), revoked (p=
-empty), or of another type? A probe is signed with it and verified through the DNS by dkimpy, which shares
-nothing with ours. For keys with `sign: false`, and those that were taken out of the configuration,
-it says until when their record must stay published: retry.expire and two days after the last mail
-that they may have signed. (The relay notes that in its state directory.)
+For each key: is its record published, and equal to ours? Is it in test (t=y), revoked
+(p= empty), or of another type? A probe is signed with it and verified through the DNS by
+dkimpy, which shares nothing with ours. For keys with `sign: false`, and those that were taken
+out of the configuration, it says until when their record must stay published: retry.expire and
+two days after the last mail that they may have signed.
+(The relay notes that in its state directory.)
 
 \b
 Example:
