@@ -80,10 +80,14 @@ def canonical(name: str) -> str:
 
 
 class Zone:
-    """All names this server knows, with their records and scripts."""
+    """All names this server knows, with their records and scripts.
 
-    def __init__(self, ttl: int = 300, negative_ttl: int = 60) -> None:
+    secure  answers say that they were validated (AD), as a resolver's do for signed zones
+    """
+
+    def __init__(self, ttl: int = 300, negative_ttl: int = 60, secure: bool = False) -> None:
         self.ttl = ttl
+        self.secure = secure
         self.negative_ttl = negative_ttl
         self.version = 0  # changes with every edit; the server's cache of answers follows it
         self._records: dict[tuple[str, str], list[str]] = {}
@@ -206,7 +210,7 @@ class Responder:
     def _answer(self, query: dns.message.Message, name: str, rdtype: str) -> dns.message.Message:
         """The honest answer: records through aliases, else NODATA or NXDOMAIN with an SOA."""
         response = dns.message.make_response(query)
-        response.flags |= dns.flags.AA | dns.flags.RA
+        response.flags |= dns.flags.AA | dns.flags.RA | (dns.flags.AD if self.zone.secure else 0)
         owner = name
         for _ in range(MAX_CNAME_CHAIN):
             found = self.zone.records(owner, rdtype)

@@ -68,6 +68,7 @@ class OutboundTls:
     def __init__(self, app: App) -> None:
         self._app = app
         self.sts = StsCache(app)
+        self._generation = 0  # of the configuration
         self.configure()
 
     def configure(self) -> None:
@@ -75,6 +76,7 @@ class OutboundTls:
         app = self._app
         outbound = app.config.tls.outbound
         self.config = outbound
+        self._generation += 1
         self.contexts = Contexts(outbound)
         self._levels = list(outbound.domains.items())
         self._known: BoundedCache[Known] = BoundedCache(outbound.policies_cached)
@@ -166,6 +168,7 @@ class OutboundTls:
     async def _find(self, domain: str, route: Route, variant: int, wants_sts: bool, now: float) -> Known:
         site = route.site
         assert site is not None
+        generation = self._generation
         level = self.level_of(domain, route)
         asking: list[Coroutine[Any, Any, Any]] = []
         sts: Announced | None = None
@@ -182,6 +185,8 @@ class OutboundTls:
         if wants_dane:
             dane, dane_until = answers[-1]
             until = min(until, dane_until)
+        if generation != self._generation:
+            return await self.find(domain, route, variant, self._app.clock.monotonic())
         return self._kept(
             domain, variant, Known(self._made(level, variant, route, site, sts, dane), site, route.secure, until)
         )

@@ -791,6 +791,21 @@ def test_reload() -> None:
     run(work())
 
 
+def test_reload_while_a_policy_is_looked_up() -> None:
+    """What is found then is judged by the new configuration."""
+
+    async def work() -> None:
+        worker = signed()
+        looking = asyncio.create_task(worker.policy("a.test"))
+        while not worker.dns.asked["_25._tcp.mx.test", "TLSA"]:
+            await asyncio.sleep(0)
+        worker.config = from_builtins({"hostname": "relay.test", "tls": {"outbound": {"level": "verify"}}})
+        worker.tls.configure()
+        assert (await looking).level == "verify"
+
+    run(work())
+
+
 def test_close() -> None:
     async def work() -> None:
         worker = Worker()
