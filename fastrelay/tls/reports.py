@@ -42,6 +42,7 @@ WRITE_SECONDS = 5.0
 DIRTY_ROWS = 20_000
 WRITE_SLICE = 500  # rows put to disk in one turn of the loop
 ROWS_OF_DAY = 200_000
+SLICE_ROWS = 1000
 FAILURES_OF_ROW = 50
 RESULT_TYPES = (
     "starttls-not-supported", "certificate-host-mismatch", "certificate-expired", "certificate-not-trusted",
@@ -254,20 +255,25 @@ class DayCounts:
 
     def _rows_of(self, day: str) -> int:
         if day not in self._rows:
-            self._rows = {day: sum(1 for _ in self.rows(day))}
+            self._rows = {day: sum(1 for _ in self._pairs(f"{day}\0".encode()))}
         return self._rows[day]
 
     def rows(self, day: str, domain: str = "") -> Iterable[tuple[str, Row]]:
         """(domain, row) of what is on disk for a day, in the order of the domains; read in slices."""
         prefix = f"{day}\0{domain}\0".encode() if domain else f"{day}\0".encode()
+        for key, value in self._pairs(prefix):
+            yield key.split(b"\0")[1].decode(), msgspec.json.decode(value, type=Row)
+
+    def _pairs(self, prefix: bytes) -> Iterable[tuple[bytes, bytes]]:
+        """What is on disk under keys that begin so."""
         start = prefix
         while True:
-            found = self._store.items("tls_sessions", start, 1000)
-            for key, value in found:
-                if not key.startswith(prefix):
+            found = self._store.items("tls_sessions", start, SLICE_ROWS)
+            for pair in found:
+                if not pair[0].startswith(prefix):
                     return
-                yield key.split(b"\0")[1].decode(), msgspec.json.decode(value, type=Row)
-            if len(found) < 1000:
+                yield pair
+            if len(found) < SLICE_ROWS:
                 return
             start = found[-1][0] + b"\0"
 
