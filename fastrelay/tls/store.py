@@ -33,7 +33,7 @@ log = logging.getLogger("fastrelay.tls")
 
 DATABASES = ("mta_sts",)
 EVENT = "mta_sts"
-FETCHES = 16  # at the same time
+FETCHES = 50  # at the same time; a slow policy host holds a place for policy_timeout
 MAX_WAITING = 20_000  # fetches that wait for their turn
 FAILURES_KEPT = 20_000
 FAILURE_SECONDS = 300.0
