@@ -14,6 +14,8 @@ import ssl
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
 from fastrelay._core.client import Tls
 from fastrelay.metrics import names
 from fastrelay.tls.client import FAILURE, STARTTLS_MISSING, ClientContext, classify, describe, name_with_key
@@ -50,16 +52,17 @@ def session_options(app: App, site: Any, plan: HostPlan, target: Any) -> dict[st
 class Handshake:
     """The TLS of one connection. `failure`: RFC 8460 section 4.3 result type and words, once it has failed.
 
-    `complaint`: the same, of a check that finds fault and is not mandatory (MTA-STS in testing mode).
+    `complaint`: the same, of a check that finds fault and is not mandatory. `fields`: what events say of the TLS.
     """
 
-    __slots__ = ("_app", "complaint", "failure", "name", "plan")
+    __slots__ = ("_app", "complaint", "failure", "fields", "name", "plan")
 
     def __init__(self, app: App, plan: HostPlan, target: Any) -> None:
         self._app = app
         self.plan = plan
         self.failure: tuple[str, str] | None = None
         self.complaint: tuple[str, str] | None = None
+        self.fields: dict[str, str] = {}
         resume = app.config.tls.outbound.resume and plan.check is None
         name = plan.server_hostname
         self.name = name_with_key(name, target.address, target.port) if resume else name
@@ -137,7 +140,10 @@ class Handshake:
         seen = describe(tls)
         session.tls_version = seen["version"]
         session.tls_verified = "" if words is not None else plan.verified
-        session.tail += _tail(session.tls_version, seen["cipher"], session.tls_verified)
+        self.fields = {"tls": session.tls_version, "tls_cipher": seen["cipher"]}
+        if session.tls_verified:
+            self.fields["tls_verified"] = session.tls_verified
+        session.tail += b"," + msgspec.json.encode(self.fields)[1:-1]
         return True
 
     def over(self, session: Session) -> None:
@@ -179,9 +185,3 @@ class Handshake:
         app.tls_reports.session(
             site_queue.tls or OPPORTUNISTIC, site_queue, target, source_address, result, words, plan
         )
-
-
-def _tail(version: str, cipher: str, verified: str) -> bytes:
-    """What the events of a session say of its TLS."""
-    text = f',"tls":"{version}","tls_cipher":"{cipher}"'
-    return (text + (f',"tls_verified":"{verified}"' if verified else "")).encode()

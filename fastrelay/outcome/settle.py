@@ -230,6 +230,8 @@ class Settler:
             "mx_host": session.host, "mx_address": session.address, "code": verdict.code or None,
             "enhanced": verdict.enhanced or None, "reply": state.reply, "reason": verdict.reason or None,
         }  # fmt: skip
+        if session.tls is not None:
+            fields |= session.tls.fields
         if flags & POSSIBLE_DUPLICATE:
             fields["possible_duplicate"] = True
         if verdict.rule is not None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.worker import WorkerBox, run
+from support.worker import Client, WorkerBox, run
 
+from fastrelay._core.server import MESSAGE, ServerLimits, SmtpServer
 from fastrelay.metrics import names
 from fastrelay.sim.certificates import Authority
 from fastrelay.sim.faults import EVERY_SESSION, Close, Fault, Say
@@ -232,6 +233,62 @@ def test_a_check_that_finds_fault_ends_the_session_before_ehlo(hosts: Hosts) -> 
         assert [line for line in hosts.all[0].dialogue if "EHLO" in line] == hosts.all[0].dialogue[1:2]
 
     play(hosts, [GOOD], story)
+
+
+def submit_with_requiretls(box: WorkerBox) -> None:
+    machine = SmtpServer(b"relay.test", ServerLimits(), may_relay=True)
+    machine.tls = True  # REQUIRETLS is for clients that use it too
+    machine.greeting(0.0)
+    machine.receive(b"EHLO client.test\r\nMAIL FROM:<news@a.test> REQUIRETLS\r\nRCPT TO:<r@one.test>\r\nDATA\r\n", 0.0)
+    machine.receive(b"Subject: x\r\n\r\nhello\r\n.\r\n", 0.0)
+    while (event := machine.next_event()) != MESSAGE:
+        assert event, machine.take_output()
+    now = box.app.clock.monotonic()
+    refusal = box.app.engine.accept(Client(), machine.envelope, b"127.0.0.1", b"Received: test id ", None, now)
+    assert refusal is None
+
+
+@pytest.mark.parametrize("offered", [True, False])
+def test_requiretls(hosts: Hosts, offered: bool) -> None:
+    """The host is proven, as the operator has named it; it says REQUIRETLS itself, or the mail fails (RFC 8689)."""
+
+    async def story(box: WorkerBox) -> None:
+        submit_with_requiretls(box)
+        await box.until(lambda: box.counters().get("accepted"))
+        await box.settled()
+        event = outcomes(box)[0]
+        said = [line for line in hosts.all[0].dialogue if "MAIL FROM" in line]
+        assert event["tls_verified"] == "pkix"
+        if offered:
+            assert (event["event"], ["REQUIRETLS" in line for line in said]) == ("delivered", [True])
+        else:
+            assert (event["event"], event["enhanced"], said) == ("failed", "5.7.30", [])
+
+    extensions = (*GOOD.extensions, b"REQUIRETLS") if offered else GOOD.extensions
+    play(hosts, [replace(GOOD, extensions=extensions)], story)
+
+
+def test_requiretls_waits_for_a_host_that_proves_its_name(hosts: Hosts) -> None:
+    async def story(box: WorkerBox) -> None:
+        submit_with_requiretls(box)
+        await box.until(lambda: box.reasons() == {"tls_policy": 1})
+        await box.accepted(["other@one.test"])
+        await box.until(lambda: box.counters()["delivered"] == 1)
+        assert [event["recipient"] for event in outcomes(box)] == ["other@one.test"]
+        assert box.reasons() == {"tls_policy": 1}
+
+    play(hosts, [replace(GOOD, tls="self-signed", extensions=(*GOOD.extensions, b"REQUIRETLS"))], story)
+
+
+def test_deferred_events_tell_of_tls_too(hosts: Hosts) -> None:
+    async def story(box: WorkerBox) -> None:
+        await box.accepted(["r@one.test"])
+        await box.settled()
+        event = outcomes(box)[0]
+        assert (event["event"], event["tls"], event["tls_verified"]) == ("deferred", "TLSv1.3", "pkix")
+
+    later = Fault("later", "", {"RCPT": ((Say(b"450 4.2.1 later\r\n"),),)}, EVERY_SESSION, tls="good")
+    play(hosts, [later], story, tls="verify")
 
 
 # ---- what is counted
