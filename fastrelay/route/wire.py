@@ -276,7 +276,7 @@ def address_data(response: Response, record: Record) -> str:
 
 
 def plain_data(response: Response, rdtype: int, records: list[Record], limit: int) -> tuple[Any, ...]:
-    """The records' data, at most `limit`: of MX the best (preference, exchange), of A, AAAA and PTR text, else octets."""
+    """The records' data, at most `limit`: of MX the best (preference, exchange), of A, AAAA, PTR text, else octets."""
     if rdtype == MX:
         best = sorted((mx_data(response, record) for record in records), key=lambda mx: mx[0])
         return tuple(dict.fromkeys(best))[:limit]

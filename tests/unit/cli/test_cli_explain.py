@@ -130,7 +130,7 @@ def test_the_route(ask, answer):
 
 
 def test_tls(ask, answer):
-    answer["tls"] = {"level": "opportunistic", "kind": "dane", "words": "DANE at some hosts", "may_wait": True}
+    answer["tls"] = {"level": "opportunistic", "kind": "dane", "words": "DANE at some hosts"}
     assert line_of(ask("explain", "example.com"), "TLS ") == "TLS DANE at some hosts (`fastrelay tls example.com` says more)"
 
 
