@@ -131,7 +131,8 @@ def test_the_route(ask, answer):
 
 def test_tls(ask, answer):
     answer["tls"] = {"level": "opportunistic", "kind": "dane", "words": "DANE at some hosts"}
-    assert line_of(ask("explain", "example.com"), "TLS ") == "TLS DANE at some hosts (`fastrelay tls example.com` says more)"
+    line = line_of(ask("explain", "example.com"), "TLS ")
+    assert line == "TLS DANE at some hosts (`fastrelay tls example.com` says more)"
 
 
 def test_limits_that_are_alike_share_a_line(ask, answer):
