@@ -163,6 +163,7 @@ def test_table_is_well_formed() -> None:
     stages = {"greeting", "EHLO", "HELO", "MAIL", "RCPT", "DATA", "BODY", "FINAL", "BDAT", "BDAT LAST", "RSET", "QUIT"}
     for name, fault in FAULTS.items():
         assert fault.name == name
-        assert set(fault.play) <= stages | {"IDLE"}
+        assert set(fault.play) <= stages | {"IDLE", "STARTTLS", "HANDSHAKE", "TLS", "AUTH"}
+        assert not {"HANDSHAKE", "TLS"} & set(fault.play) or fault.tls
         assert fault.sessions in (1, EVERY_SESSION)
         assert "BODY" not in fault.play or fault.body_after < fault.content_octets or not fault.body_after
