@@ -2,9 +2,10 @@
 
 The relay sends to the internet in a box, with everything on that has a metric: a rate for the whole relay, a cold
 source with caps, a pool of cold sources alone (whose mail waits for the cap), providers that defer, refuse, block and
-throttle by texts that fire back-off rules, recipients that expire, a client that is refused. Alerts must not fire in
-health, so of their expressions each selector is asked for by itself; that they fire when they should is proved by
-deploy/prometheus/tests (test_deploy.py runs them).
+throttle by texts that fire back-off rules, recipients that expire, a client that is refused; TLS on both sides, a user
+who logs in, a DKIM key, a domain whose MTA-STS policy can't be fetched and that wants TLS reports, the doctor. Alerts
+must not fire in health, so of their expressions each selector is asked for by itself; that they fire when they should
+is proved by deploy/prometheus/tests (test_deploy.py runs them).
 
 Skipped only when Prometheus (Debian package prometheus) is missing and CI is not set.
 """
@@ -16,6 +17,7 @@ import json
 import os
 import re
 import smtplib
+import ssl
 import threading
 import time
 import urllib.error
@@ -24,18 +26,26 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
+from support.dkim_keys import ed25519_key, key_file
 from support.net import free_endpoint, wait_until
 from support.peers import Daemon, require
 from support.relay import REPO, RelayProcess
+from support.users import PASSWORD, put_user
 
+from fastrelay._core.lmdb import Environment
 from fastrelay.sim import internet
+from fastrelay.sim.certificates import Authority
 from fastrelay.sim.dns import DnsServer
+from fastrelay.sim.faults import EVERY_SESSION, Fault
 from fastrelay.sim.mx import Behaviour, MxHosts
 from fastrelay.sim.policy import PolicyRules, Provider
+from fastrelay.sim.scripted import ScriptedMx
+from fastrelay.tls import reports as tls_reports
 
 pytestmark = pytest.mark.interop
 
@@ -48,9 +58,10 @@ VARIABLES = {"$__rate_interval": "2m", "$__interval": "2m", "$job": "fastrelay",
              "$provider": ".*", "$source": ".*"}  # fmt: skip
 
 LABELS = {
-    "class", "key", "le", "outcome", "provider", "reason", "result", "rule", "source", "state", "version", "where",
-    "worker",
+    "action", "algorithm", "check", "class", "key", "le", "mechanism", "mode", "outcome", "policy", "provider",
+    "reason", "result", "resumed", "rule", "severity", "source", "state", "verified", "version", "where", "worker",
 }  # fmt: skip
+SECURE, SECURE_MX = "secure.example", "127.79.200.1"  # its MX host speaks TLS
 SUBJECT = b"Subject: news\r\nFrom: news@sender.example\r\n"
 REFUSING = {  # texts that fire rules of config/defaults/backoff.yaml
     "yahoo": PolicyRules(deferred_share=1.0, deferred_reply=b"421 4.7.0 [TSS04] Messages temporarily deferred"),
@@ -76,6 +87,16 @@ class World:
             policies={name: Provider(rules) for name, rules in REFUSING.items()},
         )
         self._addresses = box.addresses
+        self.authority = Authority()
+        self._secure = ScriptedMx(
+            Fault("tls", "TLS", sessions=EVERY_SESSION, tls="good"), authority=self.authority, name=f"mx.{SECURE}"
+        )
+        box.zone.mx(SECURE, [(10, f"mx.{SECURE}")])
+        box.zone.address(f"mx.{SECURE}", SECURE_MX)
+        box.zone.address(f"mta-sts.{SECURE}", SECURE_MX)  # nobody listens at its port 443
+        box.zone.add(f"_mta-sts.{SECURE}", "TXT", '"v=STSv1; id=1"')
+        # Not at the same domain: a report before the first scrape would have its policy fetched too early.
+        box.zone.add(f"_smtp._tls.{SECURE}", "TXT", f'"v=TLSRPTv1; rua=mailto:reports@{box.domains[0][0]}"')
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="world")
 
@@ -83,9 +104,11 @@ class World:
         self._thread.start()
         self._do(self.dns.start())
         self._do(self.hosts.start(self._addresses))
+        self._do(self._secure.start(SECURE_MX, self.hosts.port))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._do(self._secure.stop())
         self._do(self.hosts.stop())
         self._do(self.dns.stop())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -96,9 +119,10 @@ class World:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
 
 
-def config(world: World) -> dict[str, Any]:
+def config(world: World, folder: Path) -> dict[str, Any]:
     """Everything on. Caps are small, so that they are full in the first seconds."""
     return {
+        **security(world, folder),
         "sources": [
             {"name": "a", "address": "127.0.0.11"},
             {"name": "b", "address": "127.0.0.12"},
@@ -113,6 +137,34 @@ def config(world: World) -> dict[str, Any]:
         "retry": {"first": "5s", "factor": 1.5, "max": "20s", "expire": "1h"},
         "spool": {"reserve": "16MiB", "ballast": "4MiB"},
     }
+
+
+def security(world: World, folder: Path) -> dict[str, Any]:
+    """A certificate, a user, a key that signs, a check of messages, TLS reports."""
+    certificate = folder / "relay.pem"
+    certificate.touch(mode=0o600)
+    certificate.write_bytes(world.authority.issue("relay.test"))
+    put_user(folder / "users", "shop")
+    key = key_file(folder, "dkim.pem", ed25519_key())
+    return {
+        "tls": {
+            "certificate": str(certificate),
+            "outbound": {"reports": {"sender": "postmaster@sender.example", "delay": "0s"}},
+        },
+        "auth": {"users": str(folder / "users")},
+        "dkim": {"keys": [{"domain": "sender.example", "selector": "s1", "key": key}]},
+        "checks": {"warn": ["repeated_fields"]},
+    }
+
+
+def count_tls_of(day: float, state_dir: Path) -> None:
+    """What a relay has on disk that sent to the domain with TLS on a day (wall time)."""
+    state_dir.mkdir()
+    environment = Environment(str(state_dir / "control"), tls_reports.DATABASES, map_bytes=256 * 2**20)
+    counts = tls_reports.DayCounts(environment, SimpleNamespace(wall=lambda: day, monotonic=time.monotonic))
+    counts.add(SECURE, tls_reports.Row("none", [], 40, 0, []))
+    counts.write()
+    environment.close()
 
 
 class Prometheus(Daemon):
@@ -260,12 +312,18 @@ class Watched:
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     require("prometheus")
     directory = tmp_path_factory.mktemp("prometheus")
-    with World() as world, RelayProcess(directory / "relay", config(world)) as relay:
+    yesterday = time.time() - 86_400
+    (directory / "relay").mkdir()
+    count_tls_of(yesterday, directory / "relay/state")
+    with World() as world, RelayProcess(directory / "relay", config(world, directory)) as relay:
         target = relay.config["listeners"]["metrics"]["bind"]
         with Prometheus(directory / "prometheus", target) as prometheus:
             # Prometheus must have seen the relay idle: a counter that is first seen high has no rate.
             wait_until(lambda: prometheus.count("fastrelay_worker_up == 1") == 2, 60, "the first scrape")
             submit(relay, world)
+            submit_with_password(relay)
+            relay.control("tlsrpt.send", {"day": tls_reports.day_of(yesterday), "again": True})
+            assert relay.cli("doctor", check=False).returncode in (1, 2)  # there is much to find here
             yield Watched(relay, prometheus)
 
 
@@ -287,6 +345,14 @@ def submit(relay: RelayProcess, world: World) -> None:
             client.sendmail("news@sender.example", ["not a mailbox"], SUBJECT + b"\r\nhello\r\n")
 
 
+def submit_with_password(relay: RelayProcess) -> None:
+    """A message under TLS, which a check finds fault with, for the domain whose MX host has TLS."""
+    with relay.client() as client:
+        client.starttls(context=ssl._create_unverified_context())
+        client.login("shop", PASSWORD)
+        client.sendmail("news@sender.example", [f"a@{SECURE}"], SUBJECT + b"Subject: again\r\n\r\nhello\r\n")
+
+
 def test_every_expression_of_the_dashboards_returns_data(watched: Watched) -> None:
     counts = watched.returning(of_dashboards())
     assert len(counts) > 100
@@ -294,6 +360,23 @@ def test_every_expression_of_the_dashboards_returns_data(watched: Watched) -> No
 
 def test_every_recording_rule_returns_data(watched: Watched) -> None:
     watched.returning(of_recordings())
+
+
+def test_what_makes_mail_believed_is_counted(watched: Watched) -> None:
+    """Not only there, as counters are that begin at 0."""
+    counters = (
+        'smtp_tls_handshakes_total{result="ok",version="TLSv1.3"}',
+        'auth_total{result="ok"}',
+        'tls_sessions_total{verified="unverified"}',
+        'tls_handshakes_total{result="ok",version="TLSv1.3"}',
+        "tls_handshake_seconds_count",
+        'mta_sts_fetches_total{result="sts-policy-fetch-error"}',
+        'tls_reports_total{result="sent"}',
+        'dkim_signatures_total{algorithm="ed25519"}',
+        'message_checks_total{check="repeated_fields",action="warn"}',
+        'doctor_findings{severity="error"}',
+    )
+    watched.returning([Asked(one, f"(fastrelay_{one}) > 0") for one in counters])
 
 
 def test_every_selector_of_the_alerts_returns_data(watched: Watched) -> None:
