@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from support.net import wait_until
 from support.peers import require
 from support.relay import REPO, RelayProcess
@@ -72,7 +73,11 @@ def test_promtool_notices_an_alert_that_does_not_fire(tmp_path: Path) -> None:
     shutil.copytree(DEPLOY / "prometheus", tmp_path / "prometheus")
     rules = tmp_path / "prometheus/alert.rules.yml"
     rules.write_text(rules.read_text().replace("fastrelay_warmup_held == 1", "fastrelay_warmup_held == 2"))
-    said = run(promtool, "test", "rules", "alerts.yaml", directory=tmp_path / "prometheus/tests", status=1)
+    tests = tmp_path / "prometheus/tests/alerts.yaml"
+    chosen = yaml.safe_load(tests.read_text())
+    chosen["tests"] = [one for one in chosen["tests"] if one["name"] == "FastrelayWarmupHeld"]
+    tests.write_text(yaml.safe_dump(chosen))
+    said = run(promtool, "test", "rules", "alerts.yaml", directory=tests.parent, status=1)
     assert "FastrelayWarmupHeld" in said
 
 
