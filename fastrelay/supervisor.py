@@ -212,7 +212,6 @@ class Supervisor:
         self.reporters["mta_sts"] = self.mta_sts.asked
         policies = self.mta_sts.store
         policies.fetch = self.tls_reports.watching(policies.fetch)
-        self.tls_reports.published = reports_send.published_by(policies.kept.get)
         self.tls_reports.published = self.mta_sts.published
         for name in governor.REPORTS:
             self.reporters[name] = lambda slot, message: self.governor.report(message)

@@ -80,7 +80,7 @@ class Logins:
     """
 
     def __init__(self, config: Config, earlier: Logins | None = None) -> None:
-        self._by_hosts: dict[Groups, tuple[str, bytes | None]] = {}
+        self._by_site: dict[tuple[Groups, str], bytes | None] = {}
         self._passwords: dict[str | None, bytes | None] = {}
         known = {} if earlier is None else earlier._passwords
         for route in config.routes:
@@ -90,14 +90,13 @@ class Logins:
             groups = tuple((host,) for host in dict.fromkeys(hosts))
             password = _password(route.password_file, known.get(route.password_file))
             self._passwords[route.password_file] = password
-            self._by_hosts.setdefault(groups, (route.username, password))
+            self._by_site.setdefault((groups, route.username), password)
 
     def login(self, site: Site) -> Login | None:
         """A new exchange, where the hosts of a site want one."""
-        if not self._by_hosts or not site.explicit:
+        if not site.username:
             return None
-        known = self._by_hosts.get(site.groups)
-        return None if known is None else Login(*known)
+        return Login(site.username, self._by_site.get((site.groups, site.username)))
 
 
 def _password(path: str | None, known: bytes | None) -> bytes | None:

@@ -70,7 +70,10 @@ def make_router(
     return Router(
         resolver or make_resolver(config),
         sites=sites if sites is not None else Sites(make_providers(config.providers)),
-        rules=[Rule(tuple(one.domains), tuple(one.hosts or ()), one.action, one.tls or "") for one in config.routes],
+        rules=[
+            Rule(tuple(one.domains), tuple(one.hosts or ()), one.action, one.tls or "", one.username or "")
+            for one in config.routes
+        ],
         port=config.delivery.port,
         allow_private_hosts=config.delivery.allow_private_hosts,
         own_names=own_names,

@@ -308,7 +308,7 @@ class Router:
         hosts = [host for host in rule.hosts if not self._is_own_listener(host)]
         if not hosts:
             return self._loop(domain, "the only host of its route is this relay itself", FOREVER)
-        return Route(domain, "site", self.sites.of_hosts(hosts, self.port), tls=rule.tls)
+        return Route(domain, "site", self.sites.of_hosts(hosts, self.port, rule.username), tls=rule.tls)
 
     async def _by_mx(self, domain: str, answer: Answer, now: float) -> Route:
         """By MX records: null MX, junk, loops."""

@@ -22,13 +22,15 @@ Action = Literal["discard", "reject"]
 class Rule:
     """Domains and what happens to their mail: hosts ("host:port", tried in this order) or an action, not both.
 
-    tls  the level that connections to the hosts must have (tls/policy.py); "": as for any domain
+    tls       the level that connections to the hosts must have (tls/policy.py); "": as for any domain
+    username  whom we are at the hosts (AUTH); "": nobody
     """
 
     domains: tuple[str, ...]
     hosts: tuple[str, ...] = ()
     action: Action | None = None
     tls: str = ""
+    username: str = ""
 
     def __post_init__(self) -> None:
         if bool(self.hosts) == bool(self.action):

@@ -38,16 +38,21 @@ class Site:
     port      TCP port; explicit hosts carry their own
     provider  who runs it; a reload may change that
     explicit  named by the operator
+    username  whom we are there (AUTH), of an explicit site; "": nobody. Each user is a site of its own, so that no mail
+              goes by the sessions of another
     """
 
-    __slots__ = ("__weakref__", "explicit", "groups", "key", "port", "provider")
+    __slots__ = ("__weakref__", "explicit", "groups", "key", "port", "provider", "username")
 
-    def __init__(self, key: str, groups: Groups, port: int, provider: str, explicit: bool) -> None:
+    def __init__(
+        self, key: str, groups: Groups, port: int, provider: str, explicit: bool, username: str = ""
+    ) -> None:
         self.key = key
         self.groups = groups
         self.port = port
         self.provider = provider
         self.explicit = explicit
+        self.username = username
 
     def __repr__(self) -> str:
         return f"<Site {self.key} {self.provider}>"
@@ -72,9 +77,12 @@ def group_by_preference(records: Iterable[tuple[int, str]]) -> Groups:
     return tuple(tuple(hosts) for hosts in groups.values())
 
 
-def site_key(groups: Groups, port: int, explicit: bool) -> str:
-    """The name of a site, at most MAX_KEY characters: "mx1.test,mx2.test;backup.test:25", "hosts=127.0.0.1:2526"."""
+def site_key(groups: Groups, port: int, explicit: bool, username: str = "") -> str:
+    """The name of a site, at most MAX_KEY characters: "mx1.test,mx2.test;backup.test:25", "hosts=127.0.0.1:2526",
+    "hosts=us@smtp.test:587"."""
     text = ";".join(",".join(group) for group in groups)
+    if username:
+        text = f"{username}@{text}"
     key = f"hosts={text}" if explicit else f"{text}:{port}"
     if len(key) <= MAX_KEY:
         return key
@@ -88,7 +96,7 @@ class Sites:
 
     def __init__(self, providers: Providers) -> None:
         self.providers = providers
-        self._sites: WeakValueDictionary[tuple[Groups, int, bool], Site] = WeakValueDictionary()
+        self._sites: WeakValueDictionary[tuple[Groups, int, bool, str], Site] = WeakValueDictionary()
 
     def __len__(self) -> int:
         return len(self._sites)
@@ -97,9 +105,10 @@ class Sites:
         """The site of MX records (preference, host); at least one."""
         return self._intern(group_by_preference(records), port, False)
 
-    def of_hosts(self, hosts: Sequence[str], port: int) -> Site:
-        """The explicit site of hosts that the operator named, each with its port, in the order to try them."""
-        return self._intern(tuple((host,) for host in dict.fromkeys(hosts)), port, True)
+    def of_hosts(self, hosts: Sequence[str], port: int, username: str = "") -> Site:
+        """The explicit site of hosts that the operator named, each with its port, in the order to try them, and whom we
+        are there."""
+        return self._intern(tuple((host,) for host in dict.fromkeys(hosts)), port, True, username)
 
     def use(self, providers: Providers) -> None:
         """Another table of providers, also for the sites there are."""
@@ -110,10 +119,11 @@ class Sites:
     def _provider(self, groups: Groups) -> str:
         return self.providers.of_hosts([split_host(host)[0] for host in groups[0]])
 
-    def _intern(self, groups: Groups, port: int, explicit: bool) -> Site:
-        identity = (groups, port, explicit)
+    def _intern(self, groups: Groups, port: int, explicit: bool, username: str = "") -> Site:
+        identity = (groups, port, explicit, username)
         site = self._sites.get(identity)
         if site is None:
-            site = Site(site_key(groups, port, explicit), groups, port, self._provider(groups), explicit)
+            key = site_key(groups, port, explicit, username)
+            site = Site(key, groups, port, self._provider(groups), explicit, username)
             self._sites[identity] = site
         return site

@@ -55,16 +55,6 @@ NO_POLICY_TEXT: tuple[list[str], list[str]] | None = None
 Inject = Callable[[str, list[str], bytes], Awaitable[str]]  # reverse-path, recipients, content → id
 
 
-def published_by(kept: Callable[[str], Any]) -> build.Published:
-    """What a report says of a domain's MTA-STS policy; `kept` gives the policy as it is kept (sts_cache.Kept)."""
-
-    def published(domain: str) -> tuple[list[str], list[str]] | None:
-        found = kept(domain)
-        return None if found is None else (list(found.policy.lines), list(found.policy.mx))
-
-    return published
-
-
 class ReportError(FastrelayError):
     """A command that cannot be carried out, in words."""
 

@@ -39,6 +39,7 @@ class Hosts:
         self.ca_file = authority.write(str(folder / "ca.pem"))
         self.all: list[ScriptedMx] = []
         self.more: dict[str, Any] = {}  # further keys of the configuration
+        self.open_domains: list[str] = []  # whose mail goes to the same hosts by a route that says nothing more
 
     async def start(self, *faults: Fault) -> list[ScriptedMx]:
         for fault in faults:
@@ -55,7 +56,9 @@ class Hosts:
         hosts = [f"{mx.host}:{mx.port}" for mx in self.all]
         tls = {"outbound": {"ca_file": self.ca_file, "dane": False, "mta_sts": False, **(outbound or {})}}
         return WorkerBox(
-            self._folder / "state", [], routes=[{"domains": ["*"], "hosts": hosts, **route}], tls=tls,
+            self._folder / "state", [], tls=tls,
+            routes=[*({"domains": [one], "hosts": hosts} for one in self.open_domains),
+                    {"domains": ["*"], "hosts": hosts, **route}],
             delivery={"connect_backoff": {"first": 10.0, "max": 20.0}}, **self.more,
         )  # fmt: skip
 
@@ -350,6 +353,25 @@ def test_auth_at_a_smart_host(hosts: Hosts, tmp_path: Path, mechanism: bytes, le
 
     fault = replace(GOOD, auth=(mechanism,), implicit=level == "implicit", tls="" if level == "none" else "good")
     play(hosts, [fault], story, tls=level, username="us", password_file=str(tmp_path / "password"))
+
+
+def test_mail_of_a_route_without_a_user_does_not_go_by_his_sessions(hosts: Hosts, tmp_path: Path) -> None:
+    (tmp_path / "password").write_bytes(b"secret\n")
+    hosts.open_domains.append("open.test")
+
+    async def story(box: WorkerBox) -> None:
+        for recipient in ("r@one.test", "r@open.test", "s@one.test"):
+            await box.accepted([recipient])
+            await box.settled()
+        assert [event["event"] for event in outcomes(box)] == ["delivered", "failed", "delivered"]
+        assert outcomes(box)[1]["code"] == 530  # the host takes mail of users alone
+        sites = [event["site"] for event in outcomes(box)]
+        assert sites == [f"hosts=us@127.0.0.1:{hosts.all[0].port}", f"hosts=127.0.0.1:{hosts.all[0].port}", sites[0]]
+        assert hosts.all[0].logins == ["PLAIN"]
+        assert hosts.all[0].tls_sessions == 2
+
+    fault = replace(GOOD, auth=(b"PLAIN",))
+    play(hosts, [fault], story, tls="verify", username="us", password_file=str(tmp_path / "password"))
 
 
 def test_a_wrong_password_makes_mail_wait(hosts: Hosts, tmp_path: Path) -> None:

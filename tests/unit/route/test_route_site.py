@@ -94,6 +94,11 @@ def test_explicit_sites_keep_their_order_and_stay_apart() -> None:
     assert explicit.explicit
     assert explicit.key == "hosts=b.test:26;a.test:25"
     assert sites.of_hosts(["a.test:25", "b.test:26"], 25) is not explicit
+    named = sites.of_hosts(["b.test:26", "a.test:25"], 25, "us")
+    assert named is not explicit
+    assert named.key == "hosts=us@b.test:26;a.test:25"
+    assert named is sites.of_hosts(["b.test:26", "a.test:25"], 25, "us")
+    assert named is not sites.of_hosts(["b.test:26", "a.test:25"], 25, "them")
     assert sites.of_hosts(["192.0.2.1:25"], 25) is not sites.of_mx([(0, "192.0.2.1")], 25)
     assert explicit.order(random.Random(1)) == ["b.test:26", "a.test:25"]
 
