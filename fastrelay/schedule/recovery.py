@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from fastrelay._core.inflight import SLOTS, Inflight
 from fastrelay._core.index import variant_of
+from fastrelay._core.inflight import SLOTS, Inflight
 from fastrelay._core.record import Record
 from fastrelay.schedule.places import QUARANTINED
 from fastrelay.schedule.state import POSSIBLE_DUPLICATE, QUEUED, MessageState, decode_state, fresh_state
