@@ -146,6 +146,7 @@ COMMANDS = {
     "dkim": ("fastrelay.cli.dkim:dkim", "DKIM keys: make them, publish them, check them."),
     "doctor": ("fastrelay.cli.doctor:doctor", "Find what would land mail in spam, and the exact mend."),
     "classify": ("fastrelay.cli.classify:classify", "Tell what an SMTP reply means, and about whom."),
+    "bounce": ("fastrelay.cli.bounce:bounce", "Read bounce messages: who, why, about which mail."),
     "send": ("fastrelay.cli.send:send", "Send one test message and show the dialogue."),
     "demo": ("fastrelay.cli.demo:demo", "Relay a campaign to an internet in a box."),
 }

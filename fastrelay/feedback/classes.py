@@ -142,7 +142,7 @@ class ReplyClasses:
         if matcher is None:
             own = [rule for rule in self.rules if not rule.providers or provider in rule.providers]
             matcher = self._of_provider[provider] = _Matcher(own)
-        rule = matcher.find(code or digit * 100, trusted, one_line(text, trusted))
+        rule = matcher.find(code or digit * 100 + 99, trusted, one_line(text, trusted))
         means: ReplyClass = rule.means if rule is not None else "other"
         kind: Kind = "soft" if digit == 4 or means in ALWAYS_SOFT else "hard"
         about = ABOUT[means]

@@ -1,0 +1,59 @@
+"""How many bounce messages a core reads in a second. Prints figures; asserts nothing.
+
+    python benchmarks/bench_bounce.py [SECONDS]
+
+The samples of the tests (tests/support/bounces.py), each with a copy of our message of 10 KiB behind it, by how they are
+read: machine-readable reports, formats of text, what is no bounce. CPU time of the process, classification included.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+import tools  # noqa: F401  (puts tests/ on the path)
+from support.bounces import COPY, SAMPLES
+
+from fastrelay.feedback.bounce import parse_bounce
+from fastrelay.feedback.classes import built_in_classes
+
+LINE = "Some words about tulips and their bulbs, and how deep to plant them.\n"
+
+
+def measure(name: str, messages: Sequence[bytes], seconds: float) -> None:
+    for message in messages:
+        parse_bounce(message)
+    count, begin = 0, time.process_time()
+    while (taken := time.process_time() - begin) < seconds:
+        for message in messages:
+            parse_bounce(message)
+        count += len(messages)
+    size = sum(map(len, messages)) / len(messages) / 1024
+    print(
+        f"{name:<24}{len(messages):>5} messages of {size:5.1f} KiB{count / taken:>10,.0f}/s{taken / count * 1e6:>9.0f} µs"
+    )
+
+
+def main() -> None:
+    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
+    copy = (COPY + "\nHello\n" + LINE * 150).encode()
+    whole = {name: sample[0].replace(COPY.encode(), copy) for name, sample in SAMPLES.items()}
+    reports = [message for message in whole.values() if b"multipart/report" in message]
+    texts = [whole[name] for name, sample in SAMPLES.items() if sample[2] and b"multipart/report" not in sample[0]]
+    others = [whole[name] for name, sample in SAMPLES.items() if not sample[2]]
+    measure("reports (RFC 3464)", reports, seconds)
+    measure("formats of text", texts, seconds)
+    measure("no bounces", others, seconds)
+    measure("all", list(whole.values()), seconds)
+    classes, count, begin = built_in_classes(), 0, time.process_time()
+    while (taken := time.process_time() - begin) < seconds:
+        classes.classify(
+            550, "5.1.1", b"5.1.1 <reader%d@far.example>: Recipient address rejected: User unknown" % count
+        )
+        count += 1
+    print(f"{'class of a new text':<24}{count / taken:>38,.0f}/s{taken / count * 1e6:>9.1f} µs")
+
+
+if __name__ == "__main__":
+    main()

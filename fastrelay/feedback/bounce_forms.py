@@ -1,0 +1,243 @@
+"""Bounces without a machine-readable report: formats as data (config/defaults/bounces.yaml), found by their words.
+
+All expressions are RE2's, so that no text makes them slow, and see a bounded part of the text. An address counts only
+where it is a plausible one, and is neither our own sender nor where the bounce comes from.
+
+Known faults: a form that nobody described is read by words that many have in common, or by flufl.bounce, or not at all.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from importlib import resources
+from typing import Any
+
+import msgspec
+import re2  # type: ignore[import-untyped]
+import yaml
+
+from fastrelay.feedback.bounce_types import BouncedRecipient, plausible
+from fastrelay.feedback.classes import parse_reply
+
+MAX_TEXT = 32 << 10  # octets of a text that are looked at
+MAX_ADDRESSES = 100  # of one message
+MAX_DIAGNOSTIC = 1000
+NEVER = frozenset(
+    {"mailer-daemon", "mailerdaemon", "mail-daemon", "maildaemon", "postmaster", "mdaemon", "daemon", "noreply",
+     "no-reply",
+     "donotreply", "do-not-reply", "mailer_daemon", "mail.daemon", "postmaster1", "abuse", "nobody",
+     "name", "yourname", "your.name", "your_name"}
+)  # fmt: skip
+ADDRESS = r"""(?:"[^"\n]{1,64}"|[^\s<>()\[\]",;:@\\|]{1,128})@(?:[^\s<>()\[\]"',;:@=\\|!?*]{1,255})"""
+
+
+COMMON = frozenset(
+    {"any", "any_warning"}
+)  # forms of common words: lines that only quote our header say nothing to them
+
+
+class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A format of bounces."""
+
+    name: str
+    when: str
+    address: list[str]
+    source: str
+    start: str | None = None
+    stop: str | None = None
+    action: str = "failed"
+
+
+class LooksLike(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a message is that is no bounce, by its subject or text."""
+
+    what: str
+    source: str
+    subject: str | None = None
+    text: str | None = None
+
+
+class FormsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    version: int
+    forms: list[Form]
+    original: list[str]
+    kinds: list[LooksLike]
+
+
+def options(*, set_of: bool = False) -> Any:
+    """Either case, ^ and $ at line ends, linear time within bounded memory."""
+    made = re2.Options()
+    made.case_sensitive = False
+    made.log_errors = False
+    made.max_mem = 64 << 20
+    made.never_capture = set_of
+    return made
+
+
+def compiled(expression: str) -> Any:
+    return re2.compile(("(?m)" + expression.replace("{addr}", ADDRESS)).encode(), options())
+
+
+class _Form:
+    def __init__(self, form: Form) -> None:
+        self.form = form
+        self.start = compiled(form.start) if form.start else None
+        self.stop = compiled(form.stop) if form.stop else None
+        self.address = [compiled(expression) for expression in form.address]
+
+
+class Forms:
+    """The formats, ready to be asked."""
+
+    def __init__(self, file: FormsFile) -> None:
+        self.forms = [_Form(form) for form in file.forms]
+        self._set = re2.Set.SearchSet(options(set_of=True))
+        for form in file.forms:
+            self._set.Add(("(?m)" + form.when.replace("{addr}", ADDRESS)).encode())
+        self._set.Compile()
+        self._originals = [compiled(expression) for expression in file.original]
+        self._subjects = [(each.what, compiled(each.subject)) for each in file.kinds if each.subject]
+        self._texts = [(each.what, compiled(each.text)) for each in file.kinds if each.text]
+
+    def split(self, text: bytes) -> tuple[bytes, bytes]:
+        """A text and the copy of our message in it."""
+        at = len(text)
+        for expression in self._originals:
+            found = expression.search(text[:at])
+            if found is not None and found.start() < at:
+                at = found.start()
+        return text[:at], text[at:]
+
+    def looks_like(self, subject: str, text: bytes) -> str:
+        """auto_reply, challenge or subscription by subject or text; "" for neither."""
+        shown = subject.encode("utf-8", "replace")[:1000]
+        for what, expression in self._subjects:
+            if expression.search(shown) is not None:
+                return what
+        for what, expression in self._texts:
+            if expression.search(text[:8192]) is not None:
+                return what
+        return ""
+
+    def read(self, probe: bytes, text: bytes, never: frozenset[str]) -> tuple[str, list[BouncedRecipient]]:
+        """The form's name and the recipients, ("", []) where none fits.
+
+        probe  what shows the form: subject, sender and the text
+        text   what stands before the copy of our message
+        never  addresses (lower case) that are no recipient: our sender's, the daemon's
+        """
+        text = text[:MAX_TEXT]
+        unaddressed: bytes | None = None
+        for at in sorted(self._set.Match(probe[: MAX_TEXT + 2048]) or ()):
+            form = self.forms[at]
+            if form.form.name in COMMON:
+                if unaddressed is None:
+                    unaddressed = _HEADER_LINE.sub(b"", text)
+                text = unaddressed
+            found = self._recipients(form, text, never)
+            if found:
+                return form.form.name, found
+        return "", []
+
+    def _recipients(self, form: _Form, text: bytes, never: frozenset[str]) -> list[BouncedRecipient]:
+        uncut = text
+        if form.stop is not None and (stop := form.stop.search(text)) is not None:
+            text = text[: stop.start()]
+        start = 0
+        if form.start is not None:
+            begin = form.start.search(text)
+            if begin is None:
+                return []
+            start = begin.end()
+        for expression in form.address:
+            found: list[tuple[int, int, str]] = []
+            seen: set[str] = set()
+            for match in expression.finditer(text[start:]):
+                address = _before_forwarding(match)
+                if plausible(address) and allowed(address, never) and address.lower() not in seen:
+                    seen.add(address.lower())
+                    found.append((start + match.start(), start + match.end(), address))
+                if len(found) >= MAX_ADDRESSES:
+                    break
+            if found:
+                return _with_diagnostics(found, text, uncut, form.form.action)
+        return []
+
+
+def _before_forwarding(match: Any) -> str:
+    """The second group where there is one, which is the address before forwarding; else the first."""
+    groups = [group for group in match.groups() if group]
+    if not groups:
+        return ""
+    return str(groups[-1].decode("utf-8", "replace")).strip(" .'`*").removeprefix("mailto:").removeprefix("smtp:")
+
+
+def allowed(address: str, never: Iterable[str]) -> bool:
+    """Whether an address may be a recipient: nobody's daemon, and not ours."""
+    folded = address.lower()
+    return folded not in never and folded.partition("@")[0] not in NEVER
+
+
+def _with_diagnostics(
+    found: list[tuple[int, int, str]], text: bytes, uncut: bytes, action: str
+) -> list[BouncedRecipient]:
+    """Recipients with the words that follow each address, up to the next one."""
+    recipients = []
+    whole = uncut.decode("utf-8", "replace")
+    for number, (_, end, address) in enumerate(found):
+        after = found[number + 1][0] if number + 1 < len(found) else len(text)
+        words = _words(text[end:after].decode("utf-8", "replace"))
+        code, status = parse_reply(words)
+        if not code and not status and len(found) == 1:  # elsewhere in the text, where it can only mean this one
+            code, status = parse_reply(_reply_line(whole))
+            words = _words(_reply_line(whole)) if code or status else _around(uncut, found[0][0])
+        recipients.append(BouncedRecipient(address=address, action=action, status=status, code=code, diagnostic=words))
+    return recipients
+
+
+_HEADER_LINE = re2.compile(
+    rb"(?m)^[ \t>|*.-]{0,8}(?:to|from|cc|bcc|reply-to|sender|subject|sent|date|return-path|an|von|de|para)\s?:[^\n]*$",
+    options(),
+)
+_REPLY_LINE = re2.compile(
+    rb"(?m)^[^\n]*?(?:\b[45][0-5]\d[ -](?:#?[45]\.\d{1,3}\.\d{1,3}|[A-Za-z<])|\(?#[45]\.\d{1,3}\.\d{1,3})"
+    rb"[^\n]*(?:\n[ \t]+[^\n]+)?",
+    options(),
+)
+
+
+def _reply_line(text: str) -> str:
+    found = _REPLY_LINE.search(text.encode("utf-8", "replace")[:MAX_TEXT])
+    return found[0].decode("utf-8", "replace") if found is not None else ""
+
+
+def _around(text: bytes, at: int) -> str:
+    """The line at a place and some of what follows, where nothing looks like a reply."""
+    start = text.rfind(b"\n", 0, at + 1) + 1
+    return " ".join(text[start : start + 600].decode("utf-8", "replace").split())[:400]
+
+
+def _words(text: str) -> str:
+    """The first paragraph that says something, on one line."""
+    lines: list[str] = []
+    for line in text.split("\n")[:40]:
+        line = line.strip().strip(">").strip()
+        if line.strip(":;-=* "):
+            lines.append(line.lstrip(": "))
+        elif lines:
+            break
+    return " ".join(lines)[:MAX_DIAGNOSTIC]
+
+
+@functools.cache
+def forms_file() -> FormsFile:
+    """The built-in file."""
+    text = resources.files("fastrelay.config").joinpath("defaults/bounces.yaml").read_text(encoding="utf-8")
+    return msgspec.convert(yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader)), FormsFile)
+
+
+@functools.cache
+def built_in_forms() -> Forms:
+    """The built-in formats, ready to be asked."""
+    return Forms(forms_file())

@@ -1,0 +1,167 @@
+"""Delivery reports (RFC 3464, RFC 6533) read exactly: the groups, and of each recipient its address, action, status.
+
+Real reports break the rules, so this one reads what was meant: groups without an empty line between them, empty lines
+within a group, addresses without a type, angle brackets, comments, a status with words behind it, no action.
+
+Known faults: X.400 addresses stay as they are, in `final_recipient` alone.
+"""
+
+from __future__ import annotations
+
+import re
+
+from fastrelay.feedback.bounce_mime import Part, decode, one_line_end, read_fields
+from fastrelay.feedback.bounce_types import BouncedRecipient, plausible
+
+MAX_RECIPIENTS = 1000  # of one report
+MAX_TEXT = 2048  # characters of a diagnostic that are kept
+
+REPORT_TYPES = ("message/delivery-status", "message/global-delivery-status", "message/delivery_status")
+_RECIPIENT_FIELDS = ("final-recipient", "original-recipient", "x-actual-recipient", "x-final-recipient")
+_LOOKS_LIKE_ONE = re.compile(rb"^(?:final|original)-recipient[ \t]*:", re.I | re.M)
+_HAS_OUTCOME = re.compile(rb"^(?:action|status|diagnostic-code|reporting-mta)[ \t]*:", re.I | re.M)
+_STATUS = re.compile(r"(?<![\d.])([245])\.(\d{1,3})\.(\d{1,3})(?![\d])")
+_TYPE = re.compile(
+    r"^\s*(rfc-?822|utf-?8|local|x-local|smtp|x400|x\.400|unknown|system|dns|[a-z][a-z0-9-]{0,30})\s*;\s*", re.I
+)
+_HEX = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
+_ACTIONS = (
+    ("fail", "failed"), ("delay", "delayed"), ("defer", "delayed"), ("deliver", "delivered"), ("relay", "relayed"),
+    ("expan", "expanded"), ("error", "failed"), ("reject", "failed"), ("bounce", "failed"), ("expire", "failed"),
+    ("not delivered", "failed"), ("undeliver", "failed"),
+)  # fmt: skip
+_BY_CLASS = {"5": "failed", "4": "delayed", "2": "delivered"}
+
+Group = list[tuple[str, str]]
+
+
+def is_report(part: Part) -> bool:
+    """Whether a part is a delivery report, whatever its type says."""
+    if part.content_type in REPORT_TYPES:
+        return True
+    if part.parts or part.content_type.startswith(("multipart/", "image/", "text/html", "message/")):
+        return False
+    if part.content_type not in ("text/plain", "text/rfc822-headers") or part.encoding == "base64":
+        start = part.content()[:20000]
+    else:
+        start = part.body[:20000]
+    return _LOOKS_LIKE_ONE.search(start) is not None and _HAS_OUTCOME.search(start) is not None
+
+
+def groups_of(part: Part) -> list[Group]:
+    """The groups of fields in a report; lines that are no fields are left out."""
+    octets = one_line_end(part.content())
+    # Some programs give the report a type whose body has a header of its own, which is then its first group.
+    if part.parts and not _LOOKS_LIKE_ONE.search(octets):
+        octets = b"\n\n".join(below.body for below in part.parts)
+    charset = part.parameters.get("charset", "")
+    groups: list[Group] = []
+    at = 0
+    fields_in_all = 0
+    while at < len(octets) and fields_in_all < 20 * MAX_RECIPIENTS:
+        fields, length = read_fields(octets[at : at + 65536] if at + 65536 < len(octets) else octets[at:])
+        if fields:
+            groups.append([(name, decode(value, charset)) for name, value in fields])
+            fields_in_all += len(fields)
+        if length == 0 or (not fields and octets[at : at + length].strip()):  # a line that is no field
+            end = octets.find(b"\n", at)
+            length = max(length, (end - at + 1) if end >= 0 else len(octets) - at)
+        at += length
+    return groups
+
+
+def read_report(part: Part) -> tuple[Group, list[BouncedRecipient]]:
+    """The fields about the message, and the recipients, of a report."""
+    message: Group = []
+    collected: list[dict[str, str]] = []
+    loose: dict[str, str] = {}  # an outcome that stands before any recipient
+    for group in groups_of(part):
+        names = {name for name, _ in group}
+        about_recipient = bool(names & set(_RECIPIENT_FIELDS))
+        if not about_recipient and not names & {"action", "status", "diagnostic-code"}:
+            (message.extend(group) if not collected else [collected[-1].setdefault(*field) for field in group])
+            continue
+        current: dict[str, str] | None = None
+        if not about_recipient:
+            current = collected[-1] if collected else loose
+        elif collected and not set(collected[-1]) & {"action", "status", "diagnostic-code", *names}:
+            current = collected[-1]  # it had an address only; this group goes on with it
+        for name, value in group:
+            if name in _RECIPIENT_FIELDS and (current is None or name in current):
+                if len(collected) >= MAX_RECIPIENTS:
+                    break
+                current = {}
+                collected.append(current)
+            if current is None:
+                (message.append((name, value)) if name not in ("action", "status") else loose.setdefault(name, value))
+            else:
+                current.setdefault(name, value)
+    recipients = [read_recipient({**loose, **fields}) for fields in collected]
+    return message, recipients
+
+
+def read_recipient(fields: dict[str, str]) -> BouncedRecipient:
+    """One recipient from the fields of its group."""
+    final = address_of(fields.get("final-recipient", "") or fields.get("x-final-recipient", ""))
+    original = address_of(fields.get("original-recipient", ""))
+    actual = address_of(fields.get("x-actual-recipient", ""))
+    address = next((each for each in (original, final, actual) if plausible(each)), "")
+    kind, diagnostic = typed(fields.get("diagnostic-code", ""))
+    status = status_of(fields.get("status", "")) or status_of(diagnostic)
+    return BouncedRecipient(
+        address=address,
+        action=action_of(fields.get("action", ""), status),
+        status=status,
+        diagnostic=diagnostic[:MAX_TEXT],
+        diagnostic_type=kind,
+        final_recipient=final,
+        original_recipient=original,
+        remote_mta=typed(fields.get("remote-mta", ""))[1][:255],
+        will_retry_until=fields.get("will-retry-until", "")[:80],
+    )
+
+
+def typed(value: str) -> tuple[str, str]:
+    """`smtp; 550 …` → ("smtp", "550 …"); without a type, ("", the value)."""
+    found = _TYPE.match(value)
+    if found is None:
+        return "", value.strip()
+    return found[1].lower(), value[found.end() :].strip()
+
+
+def address_of(value: str) -> str:
+    """The address in a recipient field, without its type, brackets and comments."""
+    _, text = typed(value)
+    text = _HEX.sub(_unescaped, text[:1000]).strip()
+    if "<" in text:
+        inner = text.partition("<")[2].partition(">")[0].strip()
+        text = inner or text.replace("<", "").replace(">", "").strip()
+    if not text.startswith('"'):
+        text = text.partition(" (")[0].partition("(")[0].strip() if "@" in text.partition("(")[0] else text
+        words = text.split()
+        text = next((word for word in words if "@" in word), words[0] if words else "")
+    if text.startswith("@") and ":" in text:  # a source route (RFC 5321 appendix C)
+        text = text.partition(":")[2]
+    text = text.removeprefix("mailto:").removeprefix("rfc822;").removeprefix("SMTP:").strip(" ,;:'<>")
+    return text[:512]
+
+
+def _unescaped(match: re.Match[str]) -> str:
+    """RFC 6533 section 3: \\x{HEX} of a utf-8-addr-xtext."""
+    number = int(match[1], 16)
+    return chr(number) if 0x20 < number < 0xD800 or 0xE000 <= number < 0x110000 else match[0]
+
+
+def status_of(value: str) -> str:
+    """The status code in a field, or ""."""
+    found = _STATUS.search(value[:MAX_TEXT])
+    return f"{found[1]}.{int(found[2])}.{int(found[3])}" if found else ""
+
+
+def action_of(value: str, status: str) -> str:
+    """The action: the word of RFC 3464 section 2.3.3 that is meant, else what the status's class says."""
+    word = value.strip().lower()
+    for start, action in _ACTIONS:
+        if word.startswith(start):
+            return action
+    return _BY_CLASS.get(status[:1], "failed")
