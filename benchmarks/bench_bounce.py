@@ -2,8 +2,8 @@
 
     python benchmarks/bench_bounce.py [SECONDS]
 
-The samples of the tests (tests/support/bounces.py), each with a copy of our message of 10 KiB behind it, by how they are
-read: machine-readable reports, formats of text, what is no bounce. CPU time of the process, classification included.
+The samples of the tests (tests/support/bounces.py), each with a copy of our message of 10 KiB behind it, by how they
+are read: machine-readable reports, formats of text, what is no bounce. CPU time of the process, with classification.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def measure(name: str, messages: Sequence[bytes], seconds: float) -> None:
         count += len(messages)
     size = sum(map(len, messages)) / len(messages) / 1024
     print(
-        f"{name:<24}{len(messages):>5} messages of {size:5.1f} KiB{count / taken:>10,.0f}/s{taken / count * 1e6:>9.0f} µs"
+        f"{name:<24}{len(messages):>5} messages of {size:5.1f} KiB{count / taken:>10,.0f}/s"
+        f"{taken / count * 1e6:>9.0f} µs"
     )
 
 

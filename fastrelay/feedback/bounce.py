@@ -169,7 +169,7 @@ class _Reader:
         if fields.has("x-failed-recipients") or fields.parameters.get("report-type", "").lower() == "delivery-status":
             return True
         null = fields.field("return-path").strip() == "<>"
-        return null and _BOUNCY_SUBJECT.search(self.subject) is not None
+        return null and self._bouncy_subject()
 
     # -- the ways to read it ------------------------------------------------------------------------------------------
 

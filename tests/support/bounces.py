@@ -124,6 +124,14 @@ add("russian", plain(f"Ваше письмо не может быть доста
 add("japanese", plain(f"メールを配信できませんでした。\n\n宛先: {R}\n\n550 5.1.1 User unknown\n", "配信不能通知"), "bounce", BAD)
 add("failed_field", plain("The mail could not be delivered.\n", "Undeliverable", more=f"X-Failed-Recipients: {R}\n"), "bounce", (R, None, None))
 
+add("active_hunter", plain(f"The original message was received at Mon, 2 Nov 2026 08:00:00 +0900\n\n  ----- The following addresses had permanent fatal errors -----\n\n>>> {R} <{R}>\n\n  ----- Transcript of session follows -----\n550 sorry, no mailbox here by that name (#5.1.1 - chkusr)\n", "FAILURE NOTICE : The garden"), "bounce", BAD)
+add("mfilter", plain(f"以下のメールアドレスへの送信に失敗しました。\n{R}\n\n-------server message\n550 unknown user <{R}>\n\n-------SMTP command\nDATA\n\n-------original message\n{COPY}", "failure notice"), "bounce", (R, None, "bad_mailbox"))
+add("zoho", plain(f"This message was created automatically by mail delivery software.\nA message that you sent could not be delivered to one or more of its recipients. This is a permanent error.\n\n{R} Invalid Recipients, ERROR CODE :550 - <{R}>... User unknown\n"), "bounce", (R, None, "bad_mailbox"))
+add("dragonfly", plain(f"This is the DragonFly Mail Agent at mx.far.example.\n\nThere was an error delivering your mail to <{R}>.\n\nmx.far.example [192.0.2.9] did not like our RCPT TO:\n550 5.1.1 user unknown\n\nMessage headers follow.\n\n{COPY}", "Mail delivery failed"), "bounce", BAD)
+add("biglobe", plain(f"   ----- The following addresses had delivery problems -----\n{R} (mailbox full)\n\n   ----- Non-delivered information -----\nThe number of messages in recipient's mailbox exceeded the local limit.\n", "Returned mail"), "bounce", (R, None, "quota"))
+add("notes", plain(f"------- Failure Reasons  --------\n\nUser not listed in public Name & Address Book\n{R}\n\n------- Returned Message --------\n{COPY}", "Undeliverable message", "postmaster@far.example"), "bounce", (R, None, None))
+add("rejected_recipient", plain(f"We had trouble delivering your message. Full details follow:\n\n1 error(s):\n\nSMTP Server <mta.far.example> rejected recipient <{R}> (Error following RCPT command). It responded as follows: [550 5.1.1 unknown user]\n", "There was an error sending your mail"), "bounce", BAD)
+
 # -- no bounces -------------------------------------------------------------------------------------------------------
 
 PERSON = "Reader <reader@far.example>"
@@ -133,4 +141,6 @@ add("vacation_exchange", plain("I have left. My mailbox is no longer read; user@
 add("challenge", plain("Please confirm that you are a real person: click https://far.example/c so that your message will be delivered to reader@far.example.\n", "Please confirm your message", PERSON), "challenge")
 add("unsubscribe", plain("please remove me@far.example\n", "unsubscribe", PERSON), "subscription")
 add("answer", plain("Thank you, a nice issue! My friend friend@far.example could not be delivered a copy, though.\n", "Re: The garden in November", PERSON), "other")
+add("forwarded_by_a_person", plain("Look:\n> <friend@far.example>: user unknown\n> could not be delivered to friend@far.example\n", "Fwd: Undelivered mail", PERSON), "other")
+add("ticket", plain("Your request has been received. agent@far.example will answer. Mail could not be delivered.\n", "[Ticket #123] The garden", PERSON, "Auto-Submitted: auto-generated\n"), "auto_reply")
 add("complaint", b"From: abuse@far.example\nTo: fbl@news.example\nSubject: complaint\nContent-Type: multipart/report; report-type=feedback-report; boundary=x\n\n--x\nContent-Type: text/plain\n\nA complaint.\n--x\nContent-Type: message/feedback-report\n\nFeedback-Type: abuse\nUser-Agent: test/1\nVersion: 1\n--x--\n", "complaint")
