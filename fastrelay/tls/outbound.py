@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_LOOKUPS = 20_000
+STALE_SECONDS = 3600.0  # so long past its end, that a domain publishes nothing is believed until it is asked again
+RENEWED_SECONDS = 30.0  # for asking again
 LOOKED_UP = ("opportunistic", "required")  # levels to which published policies add
 
 
@@ -123,6 +125,10 @@ class OutboundTls:
         known = self._known.get(f"{domain} {variant}" if variant else domain)
         if known is not None and known.site is site and known.expires_at > now and known.secure is route.secure:
             return known
+        if known is not None and self._may_be_stale(known, route, now):
+            key = f"{domain} {variant}" if variant else domain
+            self._flights.start(key, lambda: self._find(domain, route, variant, True, now))
+            return Known(known.policy, site, known.secure, now + RENEWED_SECONDS)
         level = self.level_of(domain, route)
         if self._looks_nowhere(site, level, variant):
             return Known(self._made(level, variant, route, site), site, route.secure, FOREVER)
@@ -133,6 +139,17 @@ class OutboundTls:
             return None
         return self._kept(
             domain, variant, Known(self._made(level, variant, route, site, sts), site, route.secure, sts.expires_at)
+        )
+
+    def _may_be_stale(self, known: Known, route: Route, now: float) -> bool:
+        """Whether what ran out may serve while it is asked for again, so that the domain's mail keeps its turn: that it
+        publishes nothing. (RFC 8461 section 5.1 wants no mail to wait for a policy.)"""
+        return (
+            known.policy is OPPORTUNISTIC
+            and known.site is route.site
+            and known.secure is route.secure
+            and known.expires_at + STALE_SECONDS > now
+            and not self._flights.full("")
         )
 
     def _kept(self, domain: str, variant: int, known: Known) -> Known:

@@ -102,6 +102,11 @@ class Worker:
     async def policy(self, domain: str, variant: int = NORMAL) -> TlsPolicy:
         return (await self.known(domain, variant)).policy
 
+    async def renewed(self) -> None:
+        """Until whatever is looked up behind what is served is there."""
+        while len(self.tls._flights):
+            await asyncio.sleep(0)
+
     async def plan(self, policy: TlsPolicy, host: str, port: int = 25) -> HostPlan:
         return await self.tls.host_plan(policy, Target(host, port, 2, "8.8.8.8"), self.clock.monotonic())
 
@@ -132,7 +137,32 @@ def test_the_default_costs_one_question() -> None:
         assert plan.server_hostname == "mx.test"
         worker.clock.advance(NEGATIVE_TTL + 1)
         await worker.policy("a.test")
+        await worker.renewed()
         assert worker.dns.asked["_mta-sts.a.test", "TXT"] == 2
+
+    run(work())
+
+
+def test_that_nothing_is_published_serves_on_while_it_is_asked_for_again() -> None:
+    """The mail of a domain keeps its place in line: it needs no look-up of its own each time an answer runs out."""
+
+    async def work() -> None:
+        worker = Worker()
+        worker.dns.mx("a.test", "mx.test")
+        first = await worker.known("a.test")
+        worker.clock.advance(NEGATIVE_TTL + 1)
+        now = worker.clock.monotonic()
+        route = await worker.router.resolve("a.test", now)
+        stale = worker.tls.known("a.test", route, NORMAL, now)  # at once
+        assert stale is not None
+        assert stale.policy is OPPORTUNISTIC
+        assert first.expires_at < now < stale.expires_at <= now + 60
+        worker.announces("a.test", "enforce", "mx.test")
+        await worker.renewed()
+        assert (await worker.policy("a.test")).sts_mode == "enforce"
+        # Nobody asked for long: then it is asked for first.
+        worker.clock.advance(7200 + NEGATIVE_TTL)
+        assert worker.tls.known("a.test", route, NORMAL, worker.clock.monotonic()) is None
 
     run(work())
 
@@ -325,6 +355,8 @@ def test_a_policy_that_cannot_be_had() -> None:
         assert len(worker.reports) == 1
         worker.policies["a.test"] = kept
         worker.clock.advance(101)
+        assert (await worker.policy("a.test")) is OPPORTUNISTIC  # while it is asked for
+        await worker.renewed()
         assert (await worker.policy("a.test")).sts_mode == "enforce"
         assert len(worker.reports) == 2
 
