@@ -34,7 +34,7 @@ from fastrelay.feedback.bounce_types import Bounce, BouncedRecipient, Original, 
 from fastrelay.feedback.classes import built_in_classes, parse_reply
 
 REFERENCE_FIELD = "X-Fastrelay-Reference"
-MAX_FLUFL_OCTETS = 256 << 10
+MAX_FLUFL_OCTETS = 32 << 10  # its detectors take each line by itself, some of them many times
 
 _ADDRESS = re.compile(r'<([^<>\s]{3,320})>|([^\s<>()",;:]{1,128}@[^\s<>()",;:]{1,255})')
 _DAEMON = re.compile(

@@ -4,7 +4,8 @@
     for part in message.walk(): part.content_type, part.field("subject"), part.text()
 
 Nothing here raises for what a message says, and time is linear in its octets. What is read: the first MAX_OCTETS of a
-message, MAX_PARTS parts, MAX_DEPTH levels, MAX_FIELDS fields of MAX_FIELD_OCTETS each in a header, MAX_TEXT octets of a
+message, MAX_PARTS parts, MAX_DEPTH levels, MAX_FIELDS fields of MAX_FIELD_OCTETS each in a header of
+MAX_HEADER_OCTETS, MAX_TEXT octets of a
 text. Line ends may be CRLF, LF, CR or mixed. A multipart whose boundary is missing, is not the one that its header
 names, or never ends, is read as far as can be. Transfer encodings are undone wherever they stand, also where RFC 2045
 section 6.4 forbids them (message/rfc822, multipart).
@@ -26,6 +27,7 @@ MAX_PARTS = 200
 MAX_DEPTH = 10
 MAX_FIELDS = 1000
 MAX_FIELD_OCTETS = 16384
+MAX_HEADER_OCTETS = 256 << 10
 MAX_TEXT = 128 << 10
 
 _CR_RUN = re.compile(rb"\r+\n")
@@ -33,7 +35,7 @@ _NAME = re.compile(rb"[!-9;-~]{1,80}[ \t]*:")
 _PARAMETER = re.compile(r';\s*([A-Za-z0-9!#$&+.^_`{|}~*-]{1,64})\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^;\s]*))', re.S)
 _WORD = re.compile(r"=\?([^?\s*]{1,40})(?:\*[^?\s]{0,20})?\?([bBqQ])\?([^?]{0,2000})\?=(?:\s+(?==\?))?")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=]+")
-_TAGS = re.compile(r"<(?:style|script|title)\b[^>]{0,500}>.{0,20000}?</(?:style|script|title)>", re.I | re.S)
+_HIDDEN = re.compile(r"<(style|script|title)\b", re.I)
 _BREAKS = re.compile(r"<(?:br|/?p|/?div|/?tr|/?li|/?h[1-6]|/?table|hr)\b[^<>]{0,2000}>", re.I)
 _TAG = re.compile(r"<(?![^<>@\s]{1,64}@[^<>\s]{1,255}>)[/!a-zA-Z][^<>]{0,4000}>")
 _REFUSED_CODECS = frozenset({"idna", "punycode", "unicode-escape", "raw-unicode-escape", "undefined", "utf-7", "mbcs"})
@@ -117,7 +119,7 @@ def read_fields(octets: bytes) -> tuple[list[tuple[str, bytes]], int]:
     """The fields at the start of `octets`, and where what follows begins (behind the empty line)."""
     fields: list[tuple[str, bytes]] = []
     at, size = 0, len(octets)
-    while at < size:
+    while at < min(size, MAX_HEADER_OCTETS):
         end = octets.find(b"\n", at)
         if end < 0:
             end = size
@@ -136,7 +138,7 @@ def read_fields(octets: bytes) -> tuple[list[tuple[str, bytes]], int]:
                 name = match[0][:-1].rstrip().lower().decode("ascii")
                 fields.append((name, line[match.end() :].strip()))
         at = end + 1
-    return fields, size
+    return fields, min(at, size)
 
 
 class _Reader:
@@ -270,7 +272,7 @@ def decoded_words(value: bytes) -> str:
 
 def strip_html(text: str) -> str:
     """What a reader of HTML sees, roughly; addresses in angle brackets stay."""
-    text = _TAG.sub("", _BREAKS.sub("\n", _TAGS.sub("", text)))
+    text = _TAG.sub("", _BREAKS.sub("\n", _without_hidden(text)))
 
     def entity(match: re.Match[str]) -> str:
         name = match[1]
@@ -280,3 +282,18 @@ def strip_html(text: str) -> str:
         return chr(number) if 0 < number < 0xD800 or 0xE000 <= number < 0x110000 else "\ufffd"
 
     return _DECODED.sub(entity, text)
+
+
+def _without_hidden(text: str) -> str:
+    """Without style sheets, scripts and the title; linear, also where none of them ends."""
+    kept, at = [], 0
+    folded = text.lower() if text.isascii() else text
+    while (found := _HIDDEN.search(text, at)) is not None:
+        end = folded.find("</" + found[1].lower(), found.end())
+        if end < 0:
+            break
+        kept.append(text[at : found.start()])
+        close = text.find(">", end)
+        at = close + 1 if close >= 0 else len(text)
+    kept.append(text[at:])
+    return "".join(kept)

@@ -14,6 +14,7 @@ from fastrelay.feedback.bounce_mime import Part, decode, one_line_end, read_fiel
 from fastrelay.feedback.bounce_types import BouncedRecipient, plausible
 
 MAX_RECIPIENTS = 1000  # of one report
+MAX_REPORT_OCTETS = 1 << 20
 MAX_TEXT = 2048  # characters of a diagnostic that are kept
 
 REPORT_TYPES = ("message/delivery-status", "message/global-delivery-status", "message/delivery_status")
@@ -50,7 +51,7 @@ def is_report(part: Part) -> bool:
 
 def groups_of(part: Part) -> list[Group]:
     """The groups of fields in a report; lines that are no fields are left out."""
-    octets = one_line_end(part.content())
+    octets = one_line_end(part.content()[:MAX_REPORT_OCTETS])
     # Some programs give the report a type whose body has a header of its own, which is then its first group.
     if part.parts and not _LOOKS_LIKE_ONE.search(octets):
         octets = b"\n\n".join(below.body for below in part.parts)

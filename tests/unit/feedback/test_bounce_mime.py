@@ -107,6 +107,11 @@ def test_many_and_long_fields_end():
     assert len(folded.raw("subject")) < bounce_mime.MAX_FIELD_OCTETS + 10
 
 
+def test_a_header_without_end_ends():
+    message = read_message(b"X-A: " + b"b" * 100 + b"\n" + b" c\n" * 200_000)
+    assert sum(len(value) for _, value in message.fields) < bounce_mime.MAX_HEADER_OCTETS
+
+
 def test_many_recipients_end():
     groups = b"".join(
         b"Final-Recipient: rfc822; r%d@far.example\nAction: failed\nStatus: 5.1.1\n\n" % n for n in range(5000)
@@ -143,3 +148,4 @@ def test_encoded_words():
 def test_html():
     assert "<r@far.example>" in strip_html("<p>To <b>&lt;r@far.example&gt;</b><br>gone")
     assert strip_html("a<style>x@y.example</style>b") == "ab"
+    assert strip_html("a<style>b<style>c") == "abc"
