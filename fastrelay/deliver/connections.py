@@ -132,6 +132,10 @@ class Connections:
                 for one in counters[:taken]:
                     table.release(one.cell, slot)
                 return counter
+        if urgent:
+            for counter in counters:
+                if counter.urgent_cell and not counter.urgent:
+                    table.want(counter.urgent_cell, slot, 0, 0)
         return None
 
     def _publish(self, counter: Counter, held: int, wanted: int = 0) -> None:
@@ -207,10 +211,13 @@ class Connections:
         return False
 
     def stop_waiting(self, counter: Counter, site: Any) -> None:
-        wanted = counter.waiting.pop(site, 0)
-        counter.wanted -= wanted
         if site in counter.urgent:
             self._not_urgent(counter, site)
+        self._leave_line(counter, site)
+
+    def _leave_line(self, counter: Counter, site: Any) -> None:
+        counter.wanted -= counter.waiting.pop(site, 0)
+        counter.urgent.discard(site)
         if not counter.waiting:
             self._contended.pop(counter, None)
 
@@ -223,15 +230,21 @@ class Connections:
         return False
 
     def _wake_first(self, counter: Counter) -> None:
-        """The first that still has mail to send tries again; it comes last in line if it has to wait once more."""
+        """The first that still has mail to send tries again; it comes last in line if it has to wait once more.
+
+        What it wants for transactional mail goes on to be said to other workers until it has its place (`take`):
+        in between, one of them would take it.
+        """
         while counter.waiting:
             site = next(iter(counter.waiting))
-            self.stop_waiting(counter, site)
-            if site.ready():
-                site.pool.offered.append(counter)
-                self._app.engine.wake(site)
-                self._app.wake_soon()
-                return
+            if not site.ready():
+                self.stop_waiting(counter, site)
+                continue
+            self._leave_line(counter, site)
+            site.pool.offered.append(counter)
+            self._app.engine.wake(site)
+            self._app.wake_soon()
+            return
 
     def pass_on(self, counters: list[Counter]) -> None:
         """A site that was woken for these did not take all that there is: the next in line may."""
@@ -239,8 +252,19 @@ class Connections:
             self._pass_on(counter)
 
     def _pass_on(self, counter: Counter) -> None:
-        if counter.waiting and self._app.table.used(counter.cell) < counter.limit:
+        if counter.waiting and self._has_room(counter):
             self._wake_first(counter)
+
+    def _has_room(self, counter: Counter) -> bool:
+        """Whether the first in line may take a place: `take` would refuse what other workers have a right to, and a
+        site that is woken only to be refused is woken for ever."""
+        table, slot = self._app.table, self._app.slot
+        if table.used(counter.cell) >= counter.limit:
+            return False
+        if self._app.slots == 1 or counter.urgent:
+            return True
+        wanted = counter.urgent_cell and table.others_want(counter.urgent_cell, slot, self._app.clock.boottime_ns())
+        return not wanted and table.held(counter.cell, slot) < table.share(counter.cell, slot, counter.limit)
 
     # -- time ---------------------------------------------------------------------------------------------------------
 
@@ -254,8 +278,7 @@ class Connections:
         table = self._app.table
         if counter.urgent:
             self._want(counter)
-        if counter.waiting and table.used(counter.cell) < counter.limit:
-            self._wake_first(counter)
+        self._pass_on(counter)
         if counter.waiting and table.used(counter.cell) > table.held(counter.cell, self._app.slot):
             self._poll_later(counter)
 
