@@ -271,6 +271,28 @@ def test_a_reload_to_fewer_connections_ends_those_above(tmp_path: Path) -> None:
     run(work)
 
 
+def test_what_another_worker_wants_for_transactional_mail_is_waited_for_at_rest(tmp_path: Path) -> None:
+    """Who may not take the free place is not woken for it over and over."""
+
+    async def work() -> None:
+        mx = Mx()
+        rules = [{"provider": "google", "connections": 1}]
+        async with two_workers(tmp_path, await mx.start(), shaping=rules) as boxes:
+            one, table = boxes[0], boxes[0].app.table
+            cell = table.cell(b"urgent:provider:google")
+            table.want(cell, 1, one.clock.boottime_ns(), 3_000_000_000)
+            await submit(one, 3)
+            await at_rest(boxes)
+            for _ in range(2):
+                one.pass_time(1.0)  # looks who waits for a place that is free
+                await at_rest(boxes)
+                assert one.reasons() == {"connection_limit": 3}
+            one.pass_time(3.0)  # the other one wants it no more
+            await one.until(lambda: len(mx.recipients()) == 3)
+
+    run(work)
+
+
 def test_an_idle_session_gives_its_place_to_another_site_that_waits_for_it(tmp_path: Path) -> None:
     async def work() -> None:
         mx = Mx()
