@@ -31,6 +31,7 @@ COUNTERS = ("accepted", "delivered", "failed", "expired", "suppressed", "removed
 AUDIT_SLICE = 2000
 AUDIT_PAUSE_SECONDS = 0.05
 AUDIT_TRIES = 10  # for a quiet moment; under load the difference then shows what moved meanwhile
+AUDIT_MOST_MESSAGES = 100_000  # beyond it one try: counting them takes longer than any quiet moment
 EVERY_MESSAGE = 2**64 - 1
 DOMAINS_SHOWN = 10
 LIMITS = ("rate_limit", "warmup_cap", "provider_backoff")
@@ -113,7 +114,7 @@ class Viewer:
                 counted = await self._count_queued(spool)
                 after = self.counters(spool)
                 difference = after["accepted"] - sum(after[name] for name in COUNTERS[1:]) - counted
-                if (before == after and not difference) or app.index.queued_recipients > 100_000:
+                if (before == after and not difference) or app.index.queued_messages > AUDIT_MOST_MESSAGES:
                     break  # nothing moved meanwhile, or too much to wait for a quiet moment
                 # A commit is on disk a moment before it is counted; a difference that is one stays.
                 await asyncio.sleep(AUDIT_PAUSE_SECONDS)
