@@ -71,16 +71,27 @@ async def _without_mx(look: Look, name: str) -> list[Finding]:
     return [_finding(name, "error", f"{name} has neither an MX nor an address record", mend, _mx(look, name))]
 
 
+async def _published(look: Look, at: str, version: str) -> tuple[Answer, list[str]]:
+    """The TXT answer at a name, and those of its texts that are of a policy's version."""
+    answer = await look.dns.query(at, "TXT")
+    if answer.status == "temporary":
+        return answer, []
+    return answer, [text for text in txt_values(answer) if text.replace(" ", "").startswith(f"v={version}")]
+
+
+def _none_published(check: str, name: str, at: str, answer: Answer) -> Finding:
+    if answer.status == "temporary":
+        return could_not_tell(check, name, at, answer)
+    return Finding(check=check, subject=name, severity="ok", found="none published (it is a choice)")
+
+
 async def check_mta_sts(look: Look, domain: SenderDomain) -> list[Finding]:
     """The domain's MTA-STS record (RFC 8461 section 3.1) and its policy host; that there is none is fine."""
     name = domain.envelope
     at = f"_mta-sts.{name}"
-    answer = await look.dns.query(at, "TXT")
-    if answer.status == "temporary":
-        return [could_not_tell("mta_sts", name, at, answer)]
-    texts = [text for text in txt_values(answer) if text.replace(" ", "").startswith("v=STSv1")]
+    answer, texts = await _published(look, at, "STSv1")
     if not texts:
-        return [Finding(check="mta_sts", subject=name, severity="ok", found="none published (it is a choice)")]
+        return [_none_published("mta_sts", name, at, answer)]
     if record_id(answer.records) is None:
         record = DnsMend(name=at, rdtype="TXT", value=f"v=STSv1; id={int(look.wall)}", replaces=tuple(texts))
         found = f"{at} has {len(texts)} records" if len(texts) > 1 else f"{at} has no id that can be used"
@@ -126,12 +137,9 @@ async def check_tls_rpt(look: Look, domain: SenderDomain) -> list[Finding]:
     """The domain's TLS-RPT record (RFC 8460 section 3); that there is none is fine."""
     name = domain.envelope
     at = f"_smtp._tls.{name}"
-    answer = await look.dns.query(at, "TXT")
-    if answer.status == "temporary":
-        return [could_not_tell("tls_rpt", name, at, answer)]
-    texts = [text for text in txt_values(answer) if text.replace(" ", "").startswith("v=TLSRPTv1")]
+    answer, texts = await _published(look, at, "TLSRPTv1")
     if not texts:
-        return [Finding(check="tls_rpt", subject=name, severity="ok", found="none published (it is a choice)")]
+        return [_none_published("tls_rpt", name, at, answer)]
     rua = (tags_of(texts[0]) or {}).get("rua", "")
     if len(texts) > 1 or not all(one.strip().startswith(("mailto:", "https:")) for one in rua.split(",")):
         value = f"v=TLSRPTv1; rua=mailto:tls-reports@{name}"

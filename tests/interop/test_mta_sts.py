@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import datetime
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import postfix as private_postfix
-from support import sts_relay
 from support.net import free_endpoint, loopback_address, split_endpoint, wait_until
 from support.peers import absent
-from support.policy_host import PolicyHost
-from support.relay import RelayProcess
+from support.policy_host import PolicyHost, StsRelay
 from support.served_dns import ServedDns
 from support.tls_certificates import make
 
@@ -28,22 +24,6 @@ DURING = {
     "end": datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC),
 }
 DOMAINS = ["enforce.test", "mismatch.test", "certificate.test", "testing.test", "moved.test", "lost.test"]
-
-
-class StsRelay(RelayProcess):
-    """A relay that fetches policies from the test's host."""
-
-    https: PolicyHost
-    authority: Path
-
-    def spawn(self) -> subprocess.Popen[bytes]:
-        script = [sys.executable, sts_relay.__file__, str(self.config_path), str(self.authority), str(self.https.port)]
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                script, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self.env,
-                cwd=self.directory,
-            )  # fmt: skip
-        return self.process
 
 
 class World:

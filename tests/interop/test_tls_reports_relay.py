@@ -13,10 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
-from support import sts_relay
 from support.net import free_endpoint, loopback_address, split_endpoint, wait_until
-from support.policy_host import PolicyHost
-from support.relay import REPO, RelayProcess
+from support.policy_host import PolicyHost, StsRelay
+from support.relay import REPO
 from support.served_dns import ServedDns
 from support.sink import Sink
 from support.tls_certificates import make
@@ -30,22 +29,6 @@ pytestmark = pytest.mark.interop
 DAY_SECONDS = 86_400.0
 MAP_BYTES = 256 * 2**20
 SENDER = "tlsrpt@relay.test"
-
-
-class ReportingRelay(RelayProcess):
-    """A relay that fetches MTA-STS policies from the test's host."""
-
-    https: PolicyHost
-    authority: Path
-
-    def spawn(self) -> subprocess.Popen[bytes]:
-        script = [sys.executable, sts_relay.__file__, str(self.config_path), str(self.authority), str(self.https.port)]
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                script, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self.env,
-                cwd=self.directory,
-            )  # fmt: skip
-        return self.process
 
 
 class Yesterday(RealClock):
@@ -96,7 +79,7 @@ def test_reports_reach_whoever_asks_and_a_failing_policy_is_no_obstacle(tmp_path
         "tls": {"outbound": {"ca_file": str(tmp_path / "ca.pem"), "reports": {"sender": SENDER, "delay": "0s"}}},
     }
     with Sink(host=address, port=port) as sink, ServedDns(zone, loopback_address()) as dns, https:
-        relay = ReportingRelay(tmp_path / "relay", {**config, "dns": {"nameservers": [dns.nameserver]}})
+        relay = StsRelay(tmp_path / "relay", {**config, "dns": {"nameservers": [dns.nameserver]}})
         relay.https, relay.authority = https, tmp_path / "ca.pem"
         with relay:
             relay.submit(b"Subject: x\r\n\r\nx\r\n", ["a@strict.test"])
@@ -133,7 +116,7 @@ def yesterday() -> str:
     return day_of(Yesterday().wall())
 
 
-def counted(relay: RelayProcess, domain: str) -> object:
+def counted(relay: StsRelay, domain: str) -> object:
     """Today's failures of a domain: the host that its policy does not name."""
     answer = relay.control("tlsrpt.show", {"domain": domain})["reports"]
     return [one for one in answer if one["day"].replace("-", "") != yesterday() and one["failure"]]

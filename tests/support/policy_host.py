@@ -1,15 +1,19 @@
-"""An HTTPS server that publishes MTA-STS policies, in a thread of its own."""
+"""An HTTPS server that publishes MTA-STS policies, in a thread of its own, and a relay that fetches them there."""
 
 from __future__ import annotations
 
 import asyncio
 import ssl
+import subprocess
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
 
 from aiohttp import web
+from support import sts_relay
 from support.net import free_endpoint, split_endpoint
+from support.relay import RelayProcess
 from support.tls_certificates import Certificate
 
 
@@ -55,3 +59,19 @@ class PolicyHost:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(60)
         self._loop.close()
+
+
+class StsRelay(RelayProcess):
+    """A relay that fetches policies from the test's host."""
+
+    https: PolicyHost
+    authority: Path
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        script = [sys.executable, sts_relay.__file__, str(self.config_path), str(self.authority), str(self.https.port)]
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                script, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=self.env,
+                cwd=self.directory,
+            )  # fmt: skip
+        return self.process
