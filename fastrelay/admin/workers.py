@@ -32,6 +32,7 @@ from fastrelay.errors import FastrelayError
 log = logging.getLogger("fastrelay.workers")
 
 LINE_BYTES = 512 * 2**20  # bound of one answer
+FEEDBACK_SLOT = -1  # the number of the feedback process (feedback/process.py)
 RESTART_FIRST_SECONDS = 0.2
 RESTART_MAX_SECONDS = 30.0
 HEALTHY_SECONDS = 60.0  # a worker that was ready for so long starts again without delay
@@ -41,12 +42,17 @@ HUNG_SECONDS = 120.0  # far beyond any pause of a sound worker; waiting for a di
 SILENT_SECONDS = 10.0  # a worker that closed its end of the channel has so long to die by itself
 
 
+def name_of(slot: int) -> str:
+    """`worker 0`; the process that reads what comes back is not one of the workers."""
+    return "the feedback process" if slot == FEEDBACK_SLOT else f"worker {slot}"
+
+
 class WorkerGone(FastrelayError):
     """The worker ended, or was not there, before it answered."""
 
     def __init__(self, slot: int, why: str) -> None:
         self.slot = slot
-        super().__init__(f"worker {slot} {why}")
+        super().__init__(f"{name_of(slot)} {why}")
 
 
 class WorkerRefused(FastrelayError):
@@ -125,7 +131,7 @@ class WorkerProcess:
             while line := await self._reader.readline():
                 self._on_line(line)
         except (OSError, ValueError, asyncio.IncompleteReadError) as error:
-            log.error("worker %d: its channel broke (%s); it is ended", self.slot, error)
+            log.error("%s: its channel broke (%s); it is ended", name_of(self.slot), error)
             self.kill()
         finally:
             self._on_silence()
@@ -136,7 +142,7 @@ class WorkerProcess:
         try:
             message = msgspec.json.decode(line)
         except msgspec.DecodeError:
-            log.error("worker %d wrote a line that is not JSON: %.200r", self.slot, line)
+            log.error("%s wrote a line that is not JSON: %.200r", name_of(self.slot), line)
             return
         if "event" in message:
             self._on_event(message)
@@ -259,7 +265,7 @@ class WorkerSlot:
             self._become("failed" if self._said else "restarting")
             if self._give_up():
                 return
-            log.warning("worker %d %s; it starts again in %.1f s", self.number, self.error, delay)
+            log.warning("%s %s; it starts again in %.1f s", name_of(self.number), self.error, delay)
             try:
                 await asyncio.wait_for(self._stopping.wait(), delay)
             except TimeoutError:
@@ -304,7 +310,7 @@ class WorkerSlot:
                 self._owner.on_ready(self)
             case "failed":
                 self._said = str(message.get("error") or "cannot run, and does not say why")
-                log.error("worker %d: %s", self.number, self._said)
+                log.error("%s: %s", name_of(self.number), self._said)
             case "drained":
                 self.drained.set()
             case _:
@@ -320,7 +326,7 @@ class WorkerSlot:
         self._tries += 1
         if self.first_ready.done() or (self._said is None and self._tries < FIRST_START_TRIES):
             return False
-        words = self._said or f"worker {self.number} {self.error}, {self._tries} times, before it was ready"
+        words = self._said or f"{name_of(self.number)} {self.error}, {self._tries} times, before it was ready"
         self.first_ready.set_exception(StartFailed(self.number, words, host_at_fault=self._said is not None))
         return True
 
@@ -346,13 +352,13 @@ class WorkerSlot:
             except WorkerGone:
                 if self.process is process and self.state == "ready" and not process.exited.done():
                     log.error(
-                        "worker %d (pid %d) has not answered for %.0f s; it is killed and started again. Please report "
+                        "%s (pid %d) has not answered for %.0f s; it is killed and started again. Please report "
                         "this, with what the host was doing at the time",
-                        self.number, process.pid, HUNG_SECONDS,
+                        name_of(self.number), process.pid, HUNG_SECONDS,
                     )  # fmt: skip
                     process.kill()
             except FastrelayError as error:
-                log.warning("worker %d: %s", self.number, error)
+                log.warning("%s: %s", name_of(self.number), error)
 
     async def drain(self, seconds: float, leave_seconds: float = 5.0) -> None:
         """Let the worker finish open transactions and end; past `seconds` (and when it does not leave) it is killed."""
@@ -369,7 +375,7 @@ class WorkerSlot:
             done.cancel()
             asking.cancel()
             if not process.exited.done() and not self.drained.is_set():
-                log.warning("worker %d did not finish within %.0f s; it is ended", self.number, seconds)
+                log.warning("%s did not finish within %.0f s; it is ended", name_of(self.number), seconds)
         else:
             process.kill(signal.SIGTERM)
         if not process.exited.done() and (self.drained.is_set() or not self.ready.is_set()):
@@ -381,7 +387,7 @@ class WorkerSlot:
         try:
             await process.request("drain", {}, seconds)
         except FastrelayError as error:
-            log.warning("worker %d: drain: %s", self.number, error)
+            log.warning("%s: drain: %s", name_of(self.number), error)
 
     def kill(self) -> None:
         """End it now, and do not start it again."""

@@ -16,6 +16,7 @@ import msgspec
 import yaml
 
 from fastrelay.config.base import Origins
+from fastrelay.config.feedback import with_absolute_feedback_paths
 from fastrelay.config.rules import check_rules
 from fastrelay.config.schema import DEFAULT_STATE_DIR, Config
 from fastrelay.config.security import with_absolute_paths
@@ -80,7 +81,7 @@ def parse(text: str, name: str, folder: str | None = None) -> Document:
     origins = Origins(file=name, lines={path: line for path, line in reader.lines.items() if _ORIGIN.match(path)})
     state_dir = _absolute(config.state_dir, name, folder)
     backoff = msgspec.structs.replace(config.backoff, rules=rules_path(config, folder))
-    files = with_absolute_paths(config, folder)
+    files = with_absolute_paths(config, folder) | with_absolute_feedback_paths(config, folder)
     config = msgspec.structs.replace(
         config, state_dir=state_dir, pools=pools, backoff=backoff, origins=origins, **files
     )

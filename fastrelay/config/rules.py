@@ -13,6 +13,8 @@ from collections.abc import Callable
 
 from fastrelay.config.auth_rules import AUTH_RULES
 from fastrelay.config.dkim_rules import DKIM_RULES
+from fastrelay.config.feedback import HttpListener
+from fastrelay.config.feedback_rules import FEEDBACK_RULES
 from fastrelay.config.schema import Config, Headers, Listener
 from fastrelay.config.sending_rules import SENDING_RULES, check_backoff_rules
 from fastrelay.config.tls_rules import TLS_RULES
@@ -58,7 +60,7 @@ def _related(path: str, other: str) -> bool:
 def check_rules(config: Config, reader: TreeReader, folder: str) -> list[ConfigProblem]:
     """Run all rules; problems are added to the reader, warnings returned. Relative paths start at `folder`."""
     rules = Rules(reader)
-    for rule in (*RULES, *SENDING_RULES, *TLS_RULES, *AUTH_RULES, *DKIM_RULES):
+    for rule in (*RULES, *SENDING_RULES, *TLS_RULES, *AUTH_RULES, *DKIM_RULES, *FEEDBACK_RULES):
         rule(config, rules)
     check_backoff_rules(config, rules, folder)
     return rules.warnings
@@ -69,9 +71,13 @@ def _listeners(config: Config, rules: Rules) -> None:
         return
     taken: dict[tuple[str, int], str] = {}
     listeners = config.listeners.smtp
-    named: list[tuple[str, Listener]] = [(f"listeners.smtp[{index}]", one) for index, one in enumerate(listeners)]
+    named: list[tuple[str, Listener | HttpListener]] = [
+        (f"listeners.smtp[{index}]", one) for index, one in enumerate(listeners)
+    ]
     if config.listeners.metrics is not None:
         named.append(("listeners.metrics", config.listeners.metrics))
+    if config.listeners.unsubscribe is not None:
+        named.append(("listeners.unsubscribe", config.listeners.unsubscribe))
     for path, listener in named:
         host, port = parse_bind(listener.bind)
         if port == 0:

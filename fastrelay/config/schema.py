@@ -38,6 +38,17 @@ from fastrelay.config.base import (
     Size,
     Struct,
 )
+from fastrelay.config.feedback import (
+    Bounces,
+    Complaints,
+    HttpListener,
+    Inbound,
+    InboundAddress,
+    Reports,
+    Suppression,
+    Unsubscribe,
+    Webhook,
+)
 from fastrelay.config.security import (
     Auth,
     Compose,
@@ -75,11 +86,13 @@ class SmtpListener(Listener, frozen=True):
     tls: ListenerTls | None = None  # None: starttls where there is a certificate
     auth: ListenerAuth | None = None  # None: optional where there are users
     proxy_from: list[Network] = []  # load balancers that speak the PROXY protocol
+    inbound: list[InboundAddress] = []  # takes bounces and complaints to these addresses, and relays nothing
 
 
 class Listeners(Struct, frozen=True):
     smtp: list[SmtpListener] = msgspec.field(default_factory=lambda: [SmtpListener(bind="127.0.0.1:2525")])
     metrics: Listener | None = None
+    unsubscribe: HttpListener | None = None
 
 
 class Smtp(Struct, frozen=True):
@@ -218,11 +231,12 @@ class Spool(Struct, frozen=True):
 
 
 class Events(Struct, frozen=True):
-    """The event log: a new file after rotate_size or rotate_age, old ones deleted after keep."""
+    """The event log: a new file after rotate_size or rotate_age, old ones deleted after keep; and who is told."""
 
     keep_seconds: PositiveDuration = 14 * 86400.0
     rotate_size_bytes: PositiveSize = 256 * 2**20
     rotate_age_seconds: PositiveDuration = 86400.0
+    webhooks: list[Webhook] = []
 
 
 class Config(Struct, frozen=True):
@@ -260,6 +274,13 @@ class Config(Struct, frozen=True):
     limits: Limits = Limits()
     spool: Spool = Spool()
     events: Events = Events()
+    replies: Path | None = None  # reply classes of the operator's, tried before the built-in ones
+    bounces: Bounces = Bounces()
+    inbound: Inbound = Inbound()
+    suppression: Suppression = msgspec.field(default_factory=Suppression)
+    unsubscribe: Unsubscribe = Unsubscribe()
+    complaints: Complaints = Complaints()
+    reports: Reports = Reports()
     origins: Origins = Origins()  # no key of the file
 
     @property

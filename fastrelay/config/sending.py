@@ -157,6 +157,7 @@ class Assignment(Struct, frozen=True):
     campaign: Label | None = None
     tenant: Label | None = None
     priority: Literal["transactional", "normal", "bulk"] | None = None
+    bounces: bool | None = None  # False: no bounce messages, the application reads events
 
 
 class Backoff(Struct, frozen=True):

@@ -345,7 +345,8 @@ def _assignments(config: Config, rules: Rules) -> None:
             )
         seen.append(pattern)
         if assignment == Assignment():
-            rules.warn(f"senders.{pattern}", "says nothing", "add pool, campaign, tenant or priority, or remove it")
+            mend = "add pool, campaign, tenant, priority or bounces, or remove it"
+            rules.warn(f"senders.{pattern}", "says nothing", mend)
         named.append((f"senders.{pattern}", assignment))
     for path, assignment in named:
         if assignment.tenant is not None:

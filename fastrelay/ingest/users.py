@@ -177,10 +177,10 @@ def checked_assignment(mail: Assignment) -> Assignment:
     """The assignment in its normal form. Whether the pool exists is for the configuration to say."""
     forms = {"pool": "name", "campaign": "label", "tenant": "label"}
     given = {key: getattr(mail, key) for key in forms}
-    return Assignment(
-        priority=mail.priority,
-        **{key: None if text is None else TEXTS[forms[key]](text) for key, text in given.items()},
-    )
+    texts: dict[str, Any] = {
+        key: None if text is None else TEXTS[forms[key]](text) for key, text in given.items()
+    }
+    return Assignment(priority=mail.priority, bounces=mail.bounces, **texts)
 
 
 # -- what is stored of a password -------------------------------------------------------------------------------------

@@ -18,7 +18,8 @@ EXAMPLE = Path(__file__).parents[3] / "deploy" / "fastrelay.example.yaml"
 # What the example shows beside the defaults, so that there is something to see.
 SHOWN = {
     *("hostname", "state_dir", "listeners", "sources", "pools", "dns", "routes"),
-    *("providers", "shaping", "warmup", "tenants", "senders", "origins", "tls", "dkim"),
+    *("providers", "shaping", "warmup", "tenants", "senders", "origins", "tls", "dkim", "events"),
+    *("bounces", "suppression", "unsubscribe"),
 }
 
 
@@ -85,6 +86,11 @@ def test_the_example_shows_the_defaults():
     assert msgspec.structs.replace(config.dkim, keys=[]) == default.dkim
     outbound = msgspec.structs.replace(config.tls.outbound, domains={})
     assert msgspec.structs.replace(config.tls, outbound=outbound) == default.tls
+    assert msgspec.structs.replace(config.events, webhooks=[]) == default.events
+    assert msgspec.structs.replace(config.bounces, address=None) == default.bounces
+    forever = {f"{reason}_expire_seconds": None for reason in ("hard", "complaint", "unsubscribe")}
+    assert msgspec.structs.replace(config.suppression, **forever) == default.suppression
+    assert msgspec.structs.replace(config.unsubscribe, page=None, done_page=None) == default.unsubscribe
     plan = msgspec.structs.replace(config.warmup["gently"], template=None, per=None, providers={})
     assert plan == WarmupPlan()
 
