@@ -27,8 +27,8 @@ from support.dkim_keys import ed25519_key, key_file, pem, rsa_key
 from support.worker import WorkerBox, envelope_of
 
 from fastrelay._core.reply import Reply
+from fastrelay.admin.channel import GC_THRESHOLD
 from fastrelay.dkim.keys import read_key
-from fastrelay.worker import GC_THRESHOLD
 
 MESSAGES = 20_000
 GROUP = 200

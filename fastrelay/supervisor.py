@@ -34,6 +34,7 @@ from fastrelay._core.lmdb import Environment, LmdbError
 from fastrelay._core.slab import Slab, SlabError
 from fastrelay._core.table import Table, TableError
 from fastrelay.admin.control import Commands, ControlServer
+from fastrelay.admin.feedback import FeedbackKeeper
 from fastrelay.admin.host import old_slab_slots, orphans, raise_open_files, resident_bytes
 from fastrelay.admin.lock import StateLock
 from fastrelay.admin.log import start_logging
@@ -41,7 +42,7 @@ from fastrelay.admin.notify import Notifier
 from fastrelay.admin.privileges import harden
 from fastrelay.admin.statedir import identity_of, take_state_dir
 from fastrelay.admin.suspensions import DATABASES, Suspensions
-from fastrelay.admin.workers import RESTART_FIRST_SECONDS, StartFailed, WorkerGone, WorkerSlot
+from fastrelay.admin.workers import FEEDBACK_SLOT, RESTART_FIRST_SECONDS, StartFailed, WorkerGone, WorkerSlot, name_of
 from fastrelay.clock import Clock, RealClock, iso_utc
 from fastrelay.config.checks import check_host, require_host
 from fastrelay.config.load import load_document
@@ -99,6 +100,7 @@ class Supervisor:
         self.state = "starting"
         self.suspensions: Suspensions
         self.governor: Governor
+        self.feedback: FeedbackKeeper
         self.tls_reports: reports_send.Reports
         self.mta_sts: MtaSts
         self._sts_https = sts_https
@@ -183,10 +185,14 @@ class Supervisor:
                 *governor.DATABASES,
             )
             store = Environment(self._path("control"), databases, map_bytes=CONTROL_MAP_BYTES)
+            cleanup.callback(store.close)
+            self.feedback = FeedbackKeeper(
+                self.config, self._state_dir, self.clock, self._lock.fd, self._restart_seconds, self.on_report
+            )
+            self._slabs[FEEDBACK_SLOT] = self.feedback.slab
         except (TableError, SlabError, LmdbError, OSError) as error:
             problem = ConfigProblem(self.config_path, 0, "state_dir", str(error), "make room, or mend it")
             raise HostError([problem]) from error
-        cleanup.callback(store.close)
         self._open_relay_log(cleanup)
         self.suspensions = Suspensions(store, self.clock)
         for slot in old_slab_slots(self._state_dir, self._slot_count):
@@ -253,6 +259,8 @@ class Supervisor:
             self.slots.append(slot)
             self._keepers.append(asyncio.create_task(slot.keep()))
             self._spawn(slot.watch())
+        self._keepers.append(asyncio.create_task(self.feedback.slot.keep()))
+        self._spawn(self.feedback.slot.watch())
         self._spawn(self._show_signs_of_life())
         self._spawn(self._keep_relay_log())
         self._spawn(self._govern())
@@ -262,7 +270,7 @@ class Supervisor:
 
     async def _wait_until_ready(self) -> None:
         """Until every worker was ready once, or a stop is asked for. Raises StartFailed."""
-        firsts = [slot.first_ready for slot in self.slots]
+        firsts = [slot.first_ready for slot in (*self.slots, self.feedback.slot)]
         stop = asyncio.create_task(self._stop.wait())
         try:
             waiting: set[asyncio.Future[Any]] = {stop, *firsts}
@@ -331,7 +339,7 @@ class Supervisor:
         """What a worker tells unasked."""
         reporter = self.reporters.get(message["event"])
         if reporter is None:
-            log.warning("worker %d sent an unknown event: %s", slot.number, message["event"])
+            log.warning("%s sent an unknown event: %s", name_of(slot.number), message["event"])
             return
         reporter(slot, message)
 
@@ -421,7 +429,7 @@ class Supervisor:
             self._stop.set()
             return
         log.warning("stopping now: transactions under way are cut, and go again as possible duplicates")
-        for slot in self.slots:
+        for slot in (*self.slots, self.feedback.slot):
             slot.kill()
 
     async def reopen_logs(self) -> None:
@@ -430,6 +438,7 @@ class Supervisor:
             self.relay_log.reopen()
         for slot, error in await self._tell_all("reopen_logs", {}):
             log.warning("worker %d: reopening the event log: %s", slot.number, error)
+        await self.feedback.reopen_logs()
 
     async def reload(self) -> None:
         """Read the configuration again. What cannot be used is refused as a whole; the old one goes on."""
@@ -476,6 +485,7 @@ class Supervisor:
         self.tls_reports.configure(config)
         self.key_uses.note(old.dkim, config.dkim)
         self.mta_sts.configure(config)
+        await self.feedback.reload(config)
         self.table.reloading = True
         self._owing_reload = {slot.number for slot in self.slots}
         failed = dict(await self._tell_all("reload", {"config": to_builtins(config)}))
@@ -525,12 +535,13 @@ class Supervisor:
         self._notifier.stopping()
         seconds = self.config.drain_timeout_seconds + LEAVE_SECONDS
         await asyncio.gather(*(slot.drain(seconds) for slot in self.slots))
+        await self.feedback.slot.drain(LEAVE_SECONDS)  # after those that ask it
         await self._end_workers()
         log.info("stopped")
 
     async def _end_workers(self) -> None:
         """No worker lives when this returns, and no slot is filled again."""
-        for slot in self.slots:
+        for slot in (*self.slots, self.feedback.slot):
             slot.kill()
         if self._keepers:
             await asyncio.wait(self._keepers)
@@ -570,7 +581,8 @@ class Supervisor:
         """What is not well, in words; None if all workers are ready and no stop is under way."""
         if self.state != "running":
             return f"the relay is {self.state}"
-        down = [f"worker {slot.number} is {slot.state}" for slot in self.slots if slot.state != "ready"]
+        slots = (*self.slots, self.feedback.slot)
+        down = [f"{name_of(slot.number)} is {slot.state}" for slot in slots if slot.state != "ready"]
         return "; ".join(down) or None
 
     def status(self) -> dict[str, Any]:
@@ -598,11 +610,18 @@ class Supervisor:
                 }
                 for slot in self.slots
             ],
+            "feedback": {
+                "pid": self.feedback.slot.pid,
+                "state": self.feedback.slot.state,
+                "restarts": self.feedback.slot.restarts,
+                "listening": self.feedback.slot.listening,
+                "error": self.feedback.slot.error,
+            },
             "suspensions": self.suspensions.listed,
         }
 
     def _slabs_read(self) -> Iterable[tuple[Slab, bool]]:
-        alive = {slot.number for slot in self.slots if slot.pid is not None}
+        alive = {slot.number for slot in (*self.slots, self.feedback.slot) if slot.pid is not None}
         return [(slab, number in alive) for number, slab in self._slabs.items()]
 
     async def metric_values(self, wanted: Sequence[str] | None) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from typing import Any, Protocol
 import msgspec
 
 from fastrelay.admin import merge
+from fastrelay.admin.feedback import COMMANDS as FEEDBACK
+from fastrelay.admin.feedback import FeedbackKeeper
 from fastrelay.admin.suspensions import SELECTORS, Suspensions, selectors_of
 from fastrelay.admin.workers import WorkerGone, WorkerRefused, WorkerSlot
 from fastrelay.doctor.results import Results
@@ -100,6 +102,7 @@ class Relay(Protocol):
     governor: Governor
     doctor_results: Results
     tls_reports: Reports
+    feedback: FeedbackKeeper
 
     async def tell_limits(self) -> list[tuple[WorkerSlot, FastrelayError]]: ...
     def status(self) -> dict[str, Any]: ...
@@ -131,6 +134,8 @@ class Commands:
             return await self._own[command](arguments)
         if command in FAN_OUT:
             return await self._fan_out(command, arguments)
+        if command.partition(".")[0] in FEEDBACK:
+            return await self._relay.feedback.command(command, arguments)
         raise CommandError(f"there is no command {command!r}")
 
     async def _status(self, arguments: dict[str, Any]) -> dict[str, Any]:
