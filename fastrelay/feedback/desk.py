@@ -30,7 +30,7 @@ from fastrelay.spool.eventlog import EventLog
 log = logging.getLogger("fastrelay.feedback")
 
 STORE = "feedback"  # the LMDB, below the state directory
-DATABASES = ("suppression", "soft", "seen", "cursors", "rates", "reports")
+DATABASES = ("suppression", "soft", "seen", "cursors", "rates", "reports", "suppression_names")
 MAP_BYTES = 16 << 30  # sparse
 SECOND = 1.0
 
@@ -86,6 +86,17 @@ class Desk:
 
     def _make_parts(self) -> None:
         """In the order in which they start."""
+        from fastrelay.feedback.intake import Intake
+        from fastrelay.feedback.suppress_rules import Suppression
+        from fastrelay.feedback.tail import Tail
+
+        self.tail = Tail(self)
+        self.suppression = Suppression(self)
+        self.parts.append(self.suppression)
+        # Other parts stand here. The tail starts after those whom it gives events to, and ends before them.
+        self.intake = Intake(self)
+        self.parts.append(self.intake)
+        self.parts.append(self.tail)
 
     async def start(self) -> list[str]:
         """Begins; gives the addresses it listens at."""

@@ -49,6 +49,7 @@ TLS_FAILURES = (
     *("starttls-not-supported", "certificate-host-mismatch", "certificate-not-trusted", "certificate-expired"),
     *("tlsa-invalid", "validation-failure"),
 )
+BOUNCE_KINDS = ("failed", "delayed", "relayed", "undeliverable")
 TLS_REPORT_RESULTS = ("sent", "none", "failed")
 TLS_VERIFIED = ("plain", "unverified", "pkix", "mta-sts", "dane")
 DKIM_ALGORITHMS = ("rsa", "ed25519")
@@ -58,7 +59,11 @@ REFUSALS = (
     *("auth", "proxy"),
 )
 AUTH_RESULTS = ("ok", "wrong", "malformed", "cancelled", "delayed", "busy", "connections", "disabled", "error")
-ERROR_PLACES = ("ingest", "spool", "schedule", "route", "deliver", "outcome", "events", "worker")
+ERROR_PLACES = ("ingest", "spool", "schedule", "route", "deliver", "outcome", "events", "worker", "feedback")
+INBOUND_KINDS = (
+    *("bounce", "delayed", "notice", "complaint", "report", "auto_reply", "challenge", "subscription", "unsubscribe"),
+    *("other", "unreadable", "repeated"),
+)
 
 SECONDS_SHORT = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
 SECONDS_NETWORK = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -135,6 +140,14 @@ AUTH_WAITING = _gauge("auth_waiting", "Passwords of clients that wait to be hash
 # Fates and waiting
 OUTCOMES_TOTAL = _counter(
     "outcomes", "Recipients by what became of an attempt, or of them.", "outcome", "provider", "source"
+)
+REFUSALS_TOTAL = _counter(
+    "refusals",
+    "Recipients that were not delivered to, by what became of them, by class and kind of what was said, and provider.",
+    "outcome",
+    "class",
+    "kind",
+    "provider",
 )
 QUEUE_RECIPIENTS = _gauge("queue_recipients", "Recipients in the queue, by what they wait for.", "reason")
 WAITING_RECIPIENTS = _gauge(
@@ -278,9 +291,33 @@ DISK_FREE_BYTES = _gauge("disk_free_bytes", "Free octets of the disk that holds 
 DNS_QUERIES = _counter("dns_queries", "DNS queries by result.", "result")
 DNS_SECONDS = _histogram("dns_seconds", "Time of a DNS query.", SECONDS_NETWORK)
 
+# Mail that comes back
+INBOUND_MESSAGES = _counter(
+    "inbound_messages",
+    "Messages that came in at inbound addresses, by what they are, and whether they are about mail that we sent.",
+    "kind",
+    "matched",
+)
+INBOUND_SECONDS = _histogram(
+    "inbound_seconds", "Time from a message's last octet to all that follows from it on stable storage.", SECONDS_SHORT
+)
+
 # Events
 EVENTS = _counter("events", "Lines written to the event logs.")
 EVENT_LOG_FAILURES = _counter("event_log_failures", "Failed writes to the event logs; the lines are written again.")
+
+SUPPRESSION_ENTRIES = _gauge("suppression_entries", "Entries of the suppression list, by reason.", "reason")
+SUPPRESSION_LOOKUPS = _counter(
+    "suppression_lookups", "Recipients looked up in the suppression list, by result.", "result"
+)
+
+# Bounce messages
+BOUNCE_MESSAGES = _counter(
+    "bounce_messages",
+    "Bounce messages made, by the worst they tell; `undeliverable`: the sender's address can't be written to.",
+    "kind",
+)
+BOUNCES_OWED = _gauge("bounces_owed", "Messages that a bounce message is owed for (at most 50,000 a worker are counted).")
 
 # Ourselves
 ERRORS = _counter("errors", "Errors inside the relay that an operator should look at, by part.", "where")
@@ -322,6 +359,7 @@ BUILD_INFO = _gauge("build_info", "1; the version is in the label.", "version", 
 # values of each of its labels.
 FROM_THE_START: tuple[tuple[Metric, dict[str, tuple[str, ...]]], ...] = (
     (SMTP_REFUSED, {"class": REFUSALS}),
+    (INBOUND_MESSAGES, {"kind": INBOUND_KINDS, "matched": ("yes", "no")}),
     (SMTP_TLS_HANDSHAKES, {"result": ("ok",), "version": TLS_VERSIONS}),
     (SMTP_TLS_HANDSHAKES, {"result": SMTP_TLS_FAILURES, "version": ("none",)}),
     (DKIM_SIGNATURES, {"algorithm": DKIM_ALGORITHMS}),
@@ -331,4 +369,6 @@ FROM_THE_START: tuple[tuple[Metric, dict[str, tuple[str, ...]]], ...] = (
     (DNS_QUERIES, {"result": DNS_RESULTS}),
     (TLS_SESSIONS, {"verified": TLS_VERIFIED}),
     (ERRORS, {"where": ERROR_PLACES}),
+    (SUPPRESSION_LOOKUPS, {"result": ("clear", "suppressed", "failed")}),
+    (BOUNCE_MESSAGES, {"kind": BOUNCE_KINDS}),
 )
