@@ -11,20 +11,27 @@ from __future__ import annotations
 import re
 
 from fastrelay.feedback.bounce_mime import Part, decode, one_line_end, read_fields
-from fastrelay.feedback.bounce_types import BouncedRecipient, plausible
+from fastrelay.feedback.bounce_types import BouncedRecipient, as_reported, plausible
 
 MAX_RECIPIENTS = 1000  # of one report
 MAX_REPORT_OCTETS = 1 << 20
 MAX_TEXT = 2048  # characters of a diagnostic that are kept
 
 REPORT_TYPES = ("message/delivery-status", "message/global-delivery-status", "message/delivery_status")
-_RECIPIENT_FIELDS = ("final-recipient", "original-recipient", "x-actual-recipient", "x-final-recipient")
+_RECIPIENT_FIELDS = frozenset({"final-recipient", "original-recipient", "x-actual-recipient", "x-final-recipient"})
+_OUTCOME = frozenset({"action", "status", "diagnostic-code"})
+_ABOUT = _RECIPIENT_FIELDS | _OUTCOME
+_BEGINS = _RECIPIENT_FIELDS | {"action", "status"}
+_OF_RECIPIENT = _ABOUT | {"remote-mta", "last-attempt-date", "will-retry-until", "final-log-id"}
+_OF_MESSAGE = frozenset({"reporting-mta", "original-envelope-id", "arrival-date", "original-message-id"})
+_OF_MESSAGES = frozenset({"received", "message-id", "return-path", "dkim-signature", "subject", "content-type"})
 _LOOKS_LIKE_ONE = re.compile(rb"^(?:final|original)-recipient[ \t]*:", re.I | re.M)
 _HAS_OUTCOME = re.compile(rb"^(?:action|status|diagnostic-code|reporting-mta)[ \t]*:", re.I | re.M)
-_STATUS = re.compile(r"(?<![\d.])([245])\.(\d{1,3})\.(\d{1,3})(?![\d])")
+_STATUS = re.compile(r"(?<![\d.])([245])\.(\d{1,3})\.(\d{1,3})(?!\d|\.\d)")
 _TYPE = re.compile(
     r"^\s*(rfc-?822|utf-?8|local|x-local|smtp|x400|x\.400|unknown|system|dns|[a-z][a-z0-9-]{0,30})\s*;\s*", re.I
 )
+_XTEXT = re.compile(r"\+([0-9A-F]{2})")
 _HEX = re.compile(r"\\x\{([0-9A-Fa-f]{1,6})\}")
 _ACTIONS = (
     ("fail", "failed"), ("delay", "delayed"), ("defer", "delayed"), ("deliver", "delivered"), ("relay", "relayed"),
@@ -34,6 +41,7 @@ _ACTIONS = (
 _BY_CLASS = {"5": "failed", "4": "delayed", "2": "delivered"}
 
 Group = list[tuple[str, str]]
+Fields = dict[str, str]
 
 
 def is_report(part: Part) -> bool:
@@ -72,41 +80,70 @@ def groups_of(part: Part) -> list[Group]:
 
 
 def read_report(part: Part) -> tuple[Group, list[BouncedRecipient]]:
-    """The fields about the message, and the recipients, of a report."""
+    """The fields about the message, and the recipients, of a report.
+
+    A report without any address, but with an outcome, has one recipient without address.
+    """
     message: Group = []
-    collected: list[dict[str, str]] = []
-    loose: dict[str, str] = {}  # an outcome that stands before any recipient
+    collected: list[Fields] = []
+    loose: Fields = {}  # an outcome that stands before any recipient
     for group in groups_of(part):
         names = {name for name, _ in group}
-        about_recipient = bool(names & set(_RECIPIENT_FIELDS))
-        if not about_recipient and not names & {"action", "status", "diagnostic-code"}:
-            (message.extend(group) if not collected else [collected[-1].setdefault(*field) for field in group])
+        if names & _OF_MESSAGES and not names & _ABOUT:
+            if collected:
+                break  # a copy of our message goes on where the report ended
             continue
-        current: dict[str, str] | None = None
-        if not about_recipient:
-            current = collected[-1] if collected else loose
-        elif collected and not set(collected[-1]) & {"action", "status", "diagnostic-code", *names}:
-            current = collected[-1]  # it had an address only; this group goes on with it
-        for name, value in group:
-            if name in _RECIPIENT_FIELDS and (current is None or name in current):
-                if len(collected) >= MAX_RECIPIENTS:
-                    break
-                current = {}
-                collected.append(current)
-            if current is None:
-                (message.append((name, value)) if name not in ("action", "status") else loose.setdefault(name, value))
-            else:
-                current.setdefault(name, value)
-    recipients = [read_recipient({**loose, **fields}) for fields in collected]
-    return message, recipients
+        if not names & _RECIPIENT_FIELDS:
+            if not names & _OUTCOME:
+                message.extend(group)
+                continue
+            target = collected[-1] if collected else loose
+            for name, value in group:
+                if name in _OF_RECIPIENT:
+                    target.setdefault(name, value)
+                else:
+                    message.append((name, value))
+            continue
+        pieces = split_recipients(group)
+        if collected and not collected[-1].keys() & (_OUTCOME | pieces[0].keys()):
+            collected[-1].update(pieces.pop(0))  # it had an address only; this group goes on with it
+        collected += pieces[: MAX_RECIPIENTS - len(collected)]
+        message += [field for field in group if field[0] in _OF_MESSAGE]
+        if len(collected) >= MAX_RECIPIENTS:
+            break
+    if not collected and loose:
+        collected.append({})
+    return message, [read_recipient({**loose, **fields} if loose else fields) for fields in collected]
 
 
-def read_recipient(fields: dict[str, str]) -> BouncedRecipient:
+def split_recipients(group: Group) -> list[Fields]:
+    """The recipients in a group: several, where no empty line stands between them. Each begins where a field comes
+    again that the one before it has."""
+    pieces: list[Fields] = [{}]
+    for name, value in group:
+        current = pieces[-1]
+        if name in current and name in _BEGINS and current.keys() & _RECIPIENT_FIELDS:
+            current = {}
+            pieces.append(current)
+        current.setdefault(name, value)
+    if len(pieces) > 1 and not pieces[-1].keys() & _RECIPIENT_FIELDS:
+        last = pieces.pop()  # a field that was given twice
+        for name, value in last.items():
+            pieces[-1].setdefault(name, value)
+    return pieces
+
+
+def read_recipient(fields: Fields) -> BouncedRecipient:
     """One recipient from the fields of its group."""
     final = address_of(fields.get("final-recipient", "") or fields.get("x-final-recipient", ""))
     original = address_of(fields.get("original-recipient", ""))
+    if "+" in original and "@" in final and _XTEXT.sub(_from_xtext, original).lower() == final.lower():
+        original = final  # who reports left it in the encoding of ORCPT (RFC 3461 section 4)
     actual = address_of(fields.get("x-actual-recipient", ""))
-    address = next((each for each in (original, final, actual) if plausible(each)), "")
+    known = (original, final, actual)
+    address = next((each for each in known if plausible(each)), "") or next(
+        (each for each in known if as_reported(each)), ""
+    )
     kind, diagnostic = typed(fields.get("diagnostic-code", ""))
     status = status_of(fields.get("status", "")) or status_of(diagnostic)
     return BouncedRecipient(
@@ -151,6 +188,10 @@ def _unescaped(match: re.Match[str]) -> str:
     """RFC 6533 section 3: \\x{HEX} of a utf-8-addr-xtext."""
     number = int(match[1], 16)
     return chr(number) if 0x20 < number < 0xD800 or 0xE000 <= number < 0x110000 else match[0]
+
+
+def _from_xtext(match: re.Match[str]) -> str:
+    return chr(int(match[1], 16))
 
 
 def status_of(value: str) -> str:

@@ -13,6 +13,8 @@ _LOCAL = re.compile(r"""(?:[^\s()<>\[\],;:@\\"\x00-\x1f\x7f]+|"(?:[^"\\\r\n]|\\.
 _LABEL = re.compile(
     r"[A-Za-z0-9_\u0080-\U0010ffff](?:[A-Za-z0-9_\u0080-\U0010ffff-]{0,61}[A-Za-z0-9_\u0080-\U0010ffff])?"
 )
+_REPORTED = re.compile(r"[^\s()<>,;:@\"\\\x00-\x1f\x7f]+")
+_REPORTED_LOCAL = re.compile(r"""[^\s()<>,;"\x00-\x1f\x7f]+|"[^"\x00-\x1f\x7f]*\"""")
 _TOP = re.compile(r"(?:[A-Za-z\u0080-\U0010ffff]{2,63}|xn--[A-Za-z0-9-]{1,59})")
 _LITERAL = re.compile(r"\[[0-9A-Fa-f:.IPv]{3,50}\]")
 
@@ -80,6 +82,20 @@ def plausible(address: str) -> bool:
         2 <= len(labels) <= 30
         and all(_LABEL.fullmatch(label) for label in labels)
         and _TOP.fullmatch(labels[-1]) is not None
+    )
+
+
+def as_reported(address: str) -> bool:
+    """Whether a report's field gives an address, if only one that no mail could reach: that may be why it failed.
+
+    For fields of reports alone; in a text such words are mostly something else.
+    """
+    local, at, domain = address.rpartition("@")
+    return (
+        bool(local and at and domain)
+        and len(address) <= 320
+        and _REPORTED.fullmatch(domain) is not None
+        and (_REPORTED_LOCAL.fullmatch(local) is not None)
     )
 
 
