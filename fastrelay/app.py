@@ -25,6 +25,7 @@ from fastrelay.deliver.connections import Connections
 from fastrelay.deliver.hosts import DeadHosts
 from fastrelay.deliver.login import Logins
 from fastrelay.deliver.source import Source
+from fastrelay.feedback.classes import Classified
 from fastrelay.ingest.balance import Balance
 from fastrelay.ingest.headers import HeaderNames
 from fastrelay.ingest.listener import Listener
@@ -34,10 +35,12 @@ from fastrelay.limits.gates import Gates
 from fastrelay.limits.shape import DEFAULT_POOL
 from fastrelay.metrics import names
 from fastrelay.metrics.meters import Meters
+from fastrelay.outcome.owed import Owed
 from fastrelay.outcome.settle import Settler
 from fastrelay.route import Router, make_router
 from fastrelay.schedule.board import Board
 from fastrelay.schedule.quarantine import Quarantine
+from fastrelay.schedule.suppressed import Suppressed
 from fastrelay.schedule.recovery import Recovery
 from fastrelay.spool.eventlog import EventLog
 from fastrelay.tls.outbound import OutboundTls
@@ -87,7 +90,9 @@ class App:
         self.index = Index(Wheel(int(clock.monotonic() * 1000)))
         self.board = Board(self)
         self.settler = Settler(self)
+        self.owed = Owed(self)
         self.quarantine = Quarantine(self)
+        self.suppression = Suppressed(self)
         self.recovery = Recovery(self)
         self.sealing = Sealing(self)
         self.engine = Engine(
@@ -160,6 +165,7 @@ class App:
         self.engine.accept_edit = headers.edit
         self.engine.set_field_names(headers.names)
         self.sealing.configure(config)
+        self.suppression.configure(config)
         self.engine.set_fairness(config.fairness)
         self.engine.boottime_ns = self.clock.boottime_ns
         self.engine.forget_limits()
@@ -197,6 +203,7 @@ class App:
             self.listener.stop_listening()
             raise
         self.balance.start()
+        self.suppression.start()
         self.board.set_suspensions(suspensions)
         self._timer = asyncio.get_running_loop().call_later(TICK_SECONDS, self._tick)
         for number in range(len(self.engine.spools)):
@@ -305,10 +312,12 @@ class App:
                 break
         for task in list(self._background):
             task.cancel()
+        self.owed.close()
         await self.tls.close()
         self.balance.stop()
         self.listener.close()
         self.gates.close()
+        self.suppression.close()
         for spool in self.engine.spools:
             spool.close()
         for inflight in self.engine.inflights:
@@ -322,6 +331,7 @@ class App:
         self.config = config
         self._configure()
         self.listener.configure()
+        self.owed.configure(config)
         self.router = self._router(self.router.sites)
         self.tls.configure()
         self.engine.waiting.wake_all()  # the rules they wait for may be others now; all are woken below
@@ -364,6 +374,8 @@ class App:
         self.connections.second(now)
         self.listener.tick(now)
         self.sealing.second()
+        self.suppression.second(now)
+        self.owed.second(now)
         self.tls_reports.tick(now)
         self.meters.refresh(self, now)
         self.own_spool.housekeep(self.config.spool.reserve_bytes)
@@ -465,6 +477,12 @@ class App:
 
     def count_outcome(self, outcome: str, provider: str, source: str) -> None:
         self.meters.slab.inc(self.meters.outcome(outcome, provider, source), 1)
+
+    def count_refusal_class(self, outcome: str, said: Classified | None, provider: str) -> None:
+        """`said`: what kept a recipient from being delivered to; None: nothing did."""
+        if said is not None:
+            labels = {"outcome": outcome, "class": said.reply_class, "kind": said.kind, "provider": provider}
+            self.meters.count(names.REFUSALS_TOTAL, **labels)
 
     def count_connect(self, result: str) -> None:
         self.meters.count(names.CONNECTS, result=result)

@@ -1,4 +1,4 @@
-"""What a message is assigned: campaign, tenant, pool, class, expiry, not-before; and who may choose what.
+"""What a message is assigned: campaign, tenant, pool, class, expiry, not-before, bounce messages; and who may choose.
 
     by header               what the client wrote into the message (headers.py took it out)
     by sender domain        `senders` of the configuration
@@ -32,8 +32,9 @@ SENDERS_CACHED = 4096
 PLAIN_CACHED = 4096
 NOBODY = Assignment()
 
-# campaign, tenant, pool (empty: default), class, expiry (s; 0: of its class), not before (ms since 1970; 0: at once)
-Mail = tuple[bytes, bytes, bytes, int, int, int]
+# campaign, tenant, pool (empty: default), class, expiry (s; 0: of its class), not before (ms since 1970; 0: at once), 1:
+# no bounce messages (Head.spare of the record)
+Mail = tuple[bytes, bytes, bytes, int, int, int, int]
 
 
 class Refused(Exception):
@@ -115,7 +116,9 @@ class Assigner:
                 f"{datetime.fromtimestamp(not_before_ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ} and given up "
                 f"{format_duration(lives)} after it is accepted; send it later, or let it expire later"
             )
-        return campaign, tenant, b"" if pool == DEFAULT_POOL else pool.encode(), kind, expire, not_before_ms
+        bounces = where.bounces if sender.bounces is None else sender.bounces
+        silent = int(bounces is False)
+        return campaign, tenant, b"" if pool == DEFAULT_POOL else pool.encode(), kind, expire, not_before_ms, silent
 
     def _tenant(self, named: bytes | None, sender: Assignment, where: Assignment) -> bytes:
         if where.tenant is None:

@@ -1,7 +1,8 @@
-"""Our own mail (TLS reports, later bounce messages) on its way into the queue: the one door, as for any other.
+"""Our own mail (TLS reports, bounce messages) on its way into the queue: the one door, as for any other.
 
 A server machine without a socket is told the transaction, so that addresses, sizes and line ends pass the very checks
-that a client's pass; then the engine accepts the envelope. `inject` returns once the message is on stable storage.
+that a client's pass; then the engine accepts the envelope. `inject` returns once the message is on stable storage;
+`submit` puts it into the open batch of the spool, so that its caller can have more committed with it.
 The Received field names the relay itself, and the event has an empty client.
 
 Known fault: a content larger than LARGEST_BYTES is refused; own mail is small.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from fastrelay._core.envelope import Envelope
@@ -43,9 +45,12 @@ class OwnMail:
         self.user: bytes | None = None
         self.tls_version: bytes | None = None
         self.reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.then: Callable[[bytes], None] | None = None  # called with the reply, before anybody is told
 
     def stored(self, reply: bytes, now: float) -> None:
         """The engine: on stable storage, or not."""
+        if self.then is not None:
+            self.then(reply)
         if not self.reply.done():  # whoever waited may have been cancelled
             self.reply.set_result(reply)
 
@@ -67,19 +72,40 @@ async def inject(
     parameters    of MAIL, such as b" RET=HDRS"
     Raises InjectRefused with the reply that a client would have had. It counts as transactional mail.
     """
+    own = submit(app, reverse_path, recipients, content, tenant=tenant, campaign=campaign, parameters=parameters)
+    reply = await own.reply
+    if not reply.startswith(b"250 "):
+        raise InjectRefused(reply)
+    return reply.split()[-1].decode()
+
+
+def submit(
+    app: App,
+    reverse_path: bytes,
+    recipients: list[bytes],
+    content: bytes,
+    *,
+    tenant: bytes = b"",
+    campaign: bytes = b"",
+    parameters: bytes = b"",
+) -> OwnMail:
+    """The same without waiting: the message is in the open batch, `reply` of what is returned comes with the commit."""
     if app.draining:
         raise InjectRefused(b"421 4.3.2 The relay is stopping\r\n")
     now = app.clock.monotonic()
     envelope = envelope_of(app.config.hostname.encode(), reverse_path, recipients, content, parameters, now)
-    mail = Assignment(campaign=campaign.decode() or None, tenant=tenant.decode() or None, priority="transactional")
+    mail = Assignment(
+        campaign=campaign.decode("utf-8", "replace") or None,
+        tenant=tenant.decode("utf-8", "replace") or None,
+        priority="transactional",
+    )
     own = OwnMail(mail)
     hostname = app.config.hostname.encode()
     trace_head = b"Received: by %b (fastrelay, mail of its own)\r\n\tid " % hostname
     refusal = app.engine.accept(own, envelope, b"", trace_head, None, now)
-    reply = refusal if refusal is not None else await own.reply
-    if not reply.startswith(b"250 "):
-        raise InjectRefused(reply)
-    return reply.split()[-1].decode()
+    if refusal is not None:
+        raise InjectRefused(refusal)
+    return own
 
 
 def envelope_of(

@@ -39,6 +39,7 @@ REASONS = (
     "spool_blocked",
     "tls_policy",
     "no_dkim_key",
+    "suppression",
 )
 CONNECTION_STATES = ("connecting", "busy", "idle")
 CONNECT_RESULTS = ("ok", "refused", "timeout", "unreachable", "greeting", "tls", "auth", "error")
@@ -58,6 +59,9 @@ REFUSALS = (
     *("relay_denied", "syntax", "size", "recipients", "connections", "disk_full", "queue_full", "policy", "error"),
     *("auth", "proxy"),
 )
+COMPLAINT_KINDS = ("complaint", "opt_out", "not_spam", "auth_failure")
+COMPLAINT_RESULTS = ("counted", "repeated", "unmatched", "ignored")
+UNSUBSCRIBE_METHODS = ("one-click", "page", "mailto")
 AUTH_RESULTS = ("ok", "wrong", "malformed", "cancelled", "delayed", "busy", "connections", "disabled", "error")
 ERROR_PLACES = ("ingest", "spool", "schedule", "route", "deliver", "outcome", "events", "worker", "feedback")
 INBOUND_KINDS = (
@@ -302,6 +306,45 @@ INBOUND_SECONDS = _histogram(
     "inbound_seconds", "Time from a message's last octet to all that follows from it on stable storage.", SECONDS_SHORT
 )
 
+# Complaints and unsubscribing
+COMPLAINTS = _counter(
+    "complaints",
+    "Feedback reports by what they say, who told it, and whether they counted (`unmatched`: no mail of ours).",
+    "kind",
+    "reporter",
+    "result",
+)
+COMPLAINT_DELIVERED = _gauge(
+    "complaint_window_delivered",
+    "Deliveries of the days of complaints.window, by what, of the busiest names.",
+    "by",
+    "name",
+    of_supervisor=True,
+)
+COMPLAINT_COUNT = _gauge(
+    "complaint_window_complaints",
+    "Complaints about mail of the days of complaints.window, by what, of the busiest names.",
+    "by",
+    "name",
+    of_supervisor=True,
+)
+COMPLAINT_SHARE = _gauge(
+    "complaint_share",
+    "Complaints by deliveries within complaints.window; only where there were complaints.least_delivered.",
+    "by",
+    "name",
+    of_supervisor=True,
+)
+COMPLAINT_WARN = _gauge("complaint_warn_share", "complaints.warn of the configuration.", of_supervisor=True)
+COMPLAINT_LIMIT = _gauge("complaint_limit_share", "complaints.limit of the configuration.", of_supervisor=True)
+UNSUBSCRIBES = _counter(
+    "unsubscribes", "Recipients who unsubscribed, by how, and whether they had before.", "method", "result"
+)
+UNSUBSCRIBE_REQUESTS = _counter(
+    "unsubscribe_requests", "Requests at the unsubscribe page by the page that answered them.", "result"
+)
+UNSUBSCRIBE_CONNECTIONS = _gauge("unsubscribe_connections", "Connections that are open at the unsubscribe page.")
+
 # Events
 EVENTS = _counter("events", "Lines written to the event logs.")
 EVENT_LOG_FAILURES = _counter("event_log_failures", "Failed writes to the event logs; the lines are written again.")
@@ -317,7 +360,7 @@ BOUNCE_MESSAGES = _counter(
     "Bounce messages made, by the worst they tell; `undeliverable`: the sender's address can't be written to.",
     "kind",
 )
-BOUNCES_OWED = _gauge("bounces_owed", "Messages that a bounce message is owed for (at most 50,000 a worker are counted).")
+BOUNCES_OWED = _gauge("bounces_owed", "Messages that a bounce message is owed for; of a worker at most 50,000 are counted.")
 
 # Ourselves
 ERRORS = _counter("errors", "Errors inside the relay that an operator should look at, by part.", "where")
@@ -359,6 +402,8 @@ BUILD_INFO = _gauge("build_info", "1; the version is in the label.", "version", 
 # values of each of its labels.
 FROM_THE_START: tuple[tuple[Metric, dict[str, tuple[str, ...]]], ...] = (
     (SMTP_REFUSED, {"class": REFUSALS}),
+    (COMPLAINTS, {"kind": ("complaint",), "reporter": ("other",), "result": COMPLAINT_RESULTS}),
+    (UNSUBSCRIBES, {"method": UNSUBSCRIBE_METHODS, "result": ("done", "repeated")}),
     (INBOUND_MESSAGES, {"kind": INBOUND_KINDS, "matched": ("yes", "no")}),
     (SMTP_TLS_HANDSHAKES, {"result": ("ok",), "version": TLS_VERSIONS}),
     (SMTP_TLS_HANDSHAKES, {"result": SMTP_TLS_FAILURES, "version": ("none",)}),

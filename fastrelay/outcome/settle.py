@@ -1,7 +1,7 @@
 """Settlement of every transaction that is not a plain delivery to all of its recipients.
 
-In one batch of the spool: the new state (or the deletion) of the message, the counters and the events; then the
-timers. The plain case is in the engine (_core/engine.pyx), in the same order.
+In one batch of the spool: the new state (or the deletion) of the message, what is owed to its sender (owed.py), the
+counters and the events; then the timers. The plain case is in the engine (_core/engine.pyx), in the same order.
 
 Crash argument: until the batch is committed the in-flight slots of the transaction stay set, so whatever the MX host
 may have taken goes again flagged possible_duplicate; after it, the state on disk has the outcome. A recipient that is
@@ -16,8 +16,19 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from fastrelay._core.transaction import ErrorKind, Stage
+from fastrelay.feedback.classes import Classified, ConfiguredClasses
 from fastrelay.limits.reactions import Reactions, retry_seconds
-from fastrelay.outcome.classify import AGAIN, Verdict, enhanced_status, judge_error, judge_reply, too_many_recipients
+from fastrelay.outcome.classify import (
+    AGAIN,
+    Verdict,
+    class_fields,
+    enhanced_status,
+    given_up,
+    judge_error,
+    judge_reply,
+    too_many_recipients,
+)
+from fastrelay.outcome.owed import MESSAGE_OWES, OWED, owes
 from fastrelay.schedule.places import IN_FLIGHT, QUARANTINED
 from fastrelay.schedule.retry import retry_delay_seconds
 from fastrelay.schedule.state import (
@@ -29,6 +40,7 @@ from fastrelay.schedule.state import (
     QUEUED,
     REMOVED,
     REPLY_KEPT_CHARACTERS,
+    SUPPRESSED,
     MessageState,
     RecipientState,
     decode_state,
@@ -42,8 +54,10 @@ PREFERS_SOURCE_SECONDS = 86400  # greylisting wants the same address again, but 
 
 ERROR_WORDS = {int(kind): kind.name.removeprefix("ERROR_").lower() for kind in ErrorKind}
 STAGE_WORDS = {int(stage): stage.name.removeprefix("STAGE_").lower() for stage in Stage}
-COUNTERS = {DELIVERED: 1, FAILED: 2, EXPIRED: 3, REMOVED: 5}
-EVENT_NAMES = {DELIVERED: "delivered", FAILED: "failed", EXPIRED: "expired", REMOVED: "removed"}
+COUNTERS = {DELIVERED: 1, FAILED: 2, EXPIRED: 3, SUPPRESSED: 4, REMOVED: 5}
+EVENT_NAMES = {
+    DELIVERED: "delivered", FAILED: "failed", EXPIRED: "expired", SUPPRESSED: "suppressed", REMOVED: "removed",
+}  # fmt: skip
 
 
 class States:
@@ -101,6 +115,7 @@ class Settler:
         self._rng = rng or random.Random()
         self.states = States(app)
         self.reactions = Reactions(app)
+        self.classes = ConfiguredClasses(lambda: app.config)
 
     # -- after a transaction --------------------------------------------------------------------------------------
 
@@ -139,11 +154,18 @@ class Settler:
                 accepted += 1
             if reply is not None:
                 stage = "mail" if reply is tx.mail_reply else "rcpt" if reply is own else STAGE_WORDS[tx.stage]
-                rule = None
+                rule = said = None
                 if reply.code >= 400:
                     enhanced = enhanced_status(reply.code, reply.text)
-                    rule = self.reactions.rule_for(session.site, reply.code, enhanced, reply.text)
-                verdicts.append(judge_reply(reply.code, reply.text, reply.text_for_log(), stage, rule))
+                    said = self.classes.classify(
+                        reply.code,
+                        enhanced,
+                        reply.text,
+                        session.site.provider,
+                        tx.recipients[i] if reply is own else b"",
+                    )
+                    rule = self.reactions.rule_for(session.site, reply.code, enhanced, reply.text, said)
+                verdicts.append(judge_reply(reply.code, reply.text, reply.text_for_log(), stage, rule, said))
             else:
                 verdicts.append(
                     judge_error(
@@ -186,6 +208,7 @@ class Settler:
             if verdict.kind != "deferred":
                 index.py_remove(r)
             self._app.count_outcome(verdict.kind, site.provider, session.source_name)
+            self._app.count_refusal_class(verdict.kind, verdict.said, site.provider)
 
     def unsettled(self, delivery: Any) -> None:
         """A bug of ours kept a transaction from being settled: its recipients are held, so that none is sent twice."""
@@ -220,6 +243,8 @@ class Settler:
         state.site = session.site.key
         state.reply = verdict.reply[:REPLY_KEPT_CHARACTERS]
         state.reason = verdict.reason
+        state.host, state.enhanced = session.host, verdict.enhanced
+        state.tried_ms = int(app.clock.wall() * 1000)
         if verdict.possible_duplicate:
             flags |= POSSIBLE_DUPLICATE
             app.engine.index.flag_possible_duplicate(r, True)
@@ -236,6 +261,7 @@ class Settler:
             fields["possible_duplicate"] = True
         if verdict.rule is not None:
             fields["rule"] = verdict.rule.name
+        fields |= class_fields(verdict.said)
         if verdict.kind == "deferred":
             delay = delays.setdefault(attempts, retry_delay_seconds(app.config.retry, attempts, self._rng))
             delay = retry_seconds(delay, verdict.rule)
@@ -251,6 +277,7 @@ class Settler:
             fields["next_attempt_seconds"] = round(delay, 3)
         else:
             state.status = DELIVERED if verdict.kind == "delivered" else FAILED
+            app.owed.note(delivery.record, number, state, peer_reports=session.client.capabilities.dsn)
             app.engine.count(delivery.spool, COUNTERS[state.status], 1)
         if delivery.record.flags & FLAG_VERP:
             fields["mail_from"] = text(delivery.transaction.reverse_path)
@@ -276,18 +303,31 @@ class Settler:
 
     def _write(self, delivery: Any, state: MessageState, *, gone: bool) -> None:
         """The message's new state, or its deletion where no recipient is left."""
-        engine = self._app.engine
-        if gone:
-            self._app.quarantine.gone(delivery.message)
-            engine.spools[delivery.spool].delete_message(delivery.msgid, delivery)
-            self.states.forget(delivery.spool, delivery.msgid)
-        else:
-            self.states.put(delivery.spool, delivery.msgid, state, delivery)
+        self._conclude(delivery.spool, delivery.msgid, delivery.message, state, delivery, gone=gone)
         if delivery.spool == 0:
-            engine.forget_hot(delivery.msgid)
+            self._app.engine.forget_hot(delivery.msgid)
 
-    def settle_part(self, delivery: Any) -> None:
-        """Some recipients of a message were delivered (their events are written) and others are still queued."""
+    def _conclude(
+        self, spool: int, msgid: int, m: int, state: MessageState, delivery: Any = None, *, gone: bool
+    ) -> None:
+        """A message that nobody is queued of (`gone`) is deleted, unless it owes a bounce message."""
+        app = self._app
+        owing = owes(state)
+        if gone:
+            app.quarantine.gone(m)
+        elif owing:
+            app.index.set_message_flag(m, MESSAGE_OWES, True)
+        if gone and not owing:
+            app.engine.spools[spool].delete_message(msgid, delivery)
+            self.states.forget(spool, msgid)
+            return
+        self.states.put(spool, msgid, state, delivery)
+        if owing:
+            app.owed.add(spool, msgid)
+
+    def settle_part(self, delivery: Any, last: bool) -> None:
+        """Recipients of a message were delivered (their events are written), and others are still queued, or (`last`)
+        there may be a report to be sent."""
         engine = self._app.engine
         _, _, _, total, *_ = engine.index.message_info(delivery.message)
         state = self.states.get(delivery.spool, delivery.msgid, total)
@@ -297,13 +337,32 @@ class Settler:
             mine.status = DELIVERED
             mine.attempts += 1
             mine.source, mine.site = delivery.session.source_name, delivery.session.site.key
+            self._note_delivered(delivery, number, mine)
         state.crashes = 0
-        self.states.put(delivery.spool, delivery.msgid, state, delivery)
+        self._conclude(delivery.spool, delivery.msgid, delivery.message, state, delivery, gone=last)
+        if last and delivery.spool == 0:
+            engine.forget_hot(delivery.msgid)
+
+    def _note_delivered(self, delivery: Any, number: int, mine: RecipientState) -> None:
+        """Whether a report of it is owed, and what it would say."""
+        session, final = delivery.session, delivery.transaction.final_reply
+        self._app.owed.note(delivery.record, number, mine, peer_reports=session.client.capabilities.dsn)
+        if mine.report & OWED:
+            mine.host, mine.tried_ms = session.host, int(self._app.clock.wall() * 1000)
+            if final is not None:
+                mine.reply, mine.enhanced = (
+                    final.text_for_log()[:REPLY_KEPT_CHARACTERS],
+                    enhanced_status(final.code, final.text),
+                )
 
     # -- without a transaction ------------------------------------------------------------------------------------
 
-    def finish(self, r: int, status: int, *, reason: str, reply: str = "", code: int = 0, enhanced: str = "") -> None:
-        """Ends one queued recipient without sending: failed by its route, expired, removed or discarded."""
+    def finish(
+        self, r: int, status: int, *, reason: str, reply: str = "", code: int = 0, enhanced: str = "",
+        more: dict[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        """Ends one queued recipient without sending: failed by its route, expired, suppressed, removed or discarded.
+        `more`: fields of its event."""
         app = self._app
         engine = app.engine
         m, number, domain, _, attempts, _, flags = engine.index.recipient_info(r)
@@ -316,28 +375,43 @@ class Settler:
             held = Held(spool, msgid, m, record)
             fields = self._fields(held, number, domain, attempts, app.clock.monotonic()) | fields
         provider = domain.site.provider if domain.site is not None else "other"
-        fields |= {"provider": provider, "code": code or None, "enhanced": enhanced or None}
+        fields |= {"provider": provider, "code": code or None, "enhanced": enhanced or None, **(more or {})}
         fields["reply"] = reply or mine.reply or None
         fields["source"] = mine.source or None
         fields["site"] = mine.site or None
         if not code and mine.reply[:3].isdigit():  # what the last attempt was answered
             fields["code"] = int(mine.reply[:3])
             fields["enhanced"] = enhanced_status(fields["code"], mine.reply[4:].encode()) or None
+        said = self._said_of_ended(status, fields)
+        fields |= class_fields(said)
         if flags & POSSIBLE_DUPLICATE:
             fields["possible_duplicate"] = True
         mine.status = status
+        if reply:  # ours
+            mine.reply, mine.enhanced, mine.host = reply[:REPLY_KEPT_CHARACTERS], enhanced, ""
+        if record is not None:
+            app.owed.note(record, number, mine)
         engine.count(spool, COUNTERS[status], 1)
         engine.event(EVENT_NAMES[status], spool, msgid, {k: v for k, v in fields.items() if v is not None})
         app.count_outcome(EVENT_NAMES[status], provider, mine.source)
-        if queued == 1:
-            app.quarantine.gone(m)
-            engine.spools[spool].delete_message(msgid, None)
-            self.states.forget(spool, msgid)
-            if spool == 0:
-                engine.forget_hot(msgid)
-        else:
-            self.states.put(spool, msgid, state)
+        app.count_refusal_class(EVENT_NAMES[status], said, provider)
+        self._conclude(spool, msgid, m, state, gone=queued == 1)
+        if queued == 1 and spool == 0:
+            engine.forget_hot(msgid)
         engine.index.py_remove(r)
+
+    def _said_of_ended(self, status: int, fields: dict[str, Any]) -> Classified | None:
+        """The class of a recipient that failed by its route, or expired; None for what an operator did."""
+        if status not in (FAILED, EXPIRED):
+            return None
+        said = None
+        if fields["code"]:
+            reply = fields["reply"] or ""
+            words = reply[4:] if reply[:3].isdigit() else reply
+            said = self.classes.classify(
+                fields["code"], fields["enhanced"] or "", words.encode("utf-8", "backslashreplace"), fields["provider"]
+            )
+        return said if status == FAILED else given_up(said)
 
     def _record(self, spool: int, msgid: int) -> Any:
         """The record, or None where it is gone or damaged: an operator can end such a message all the same."""

@@ -2,7 +2,8 @@
 
     what was found                                   what happens
     record, no state                                 queued; flagged possible_duplicate if the host lost power since
-    record with a state                              as the state says
+    record with a state                              as the state says; with a bounce message owed and nobody queued it
+                                                     stays until that is paid (fastrelay/outcome/owed.py)
     id in the in-flight file, same boot              exactly its recipients go again, flagged; two crashes in a row
                                                      with the message in hand: quarantined
     in-flight file of another boot                   every recipient already due is flagged (the power mark)
@@ -26,6 +27,7 @@ import msgspec
 from fastrelay._core.index import variant_of
 from fastrelay._core.inflight import SLOTS, Inflight
 from fastrelay._core.record import Record
+from fastrelay.outcome.owed import MESSAGE_OWES, owes
 from fastrelay.schedule.places import QUARANTINED
 from fastrelay.schedule.state import POSSIBLE_DUPLICATE, QUEUED, MessageState, decode_state, fresh_state
 from fastrelay.spool import SpoolCorrupt, SpoolOptions, open_spool, set_aside
@@ -180,7 +182,7 @@ class Recovery:
         mark = app.power_marks[spool]
         if doubtful is not None and not any(self._queued(state, number) for number in doubtful):
             doubtful = None  # all of it was settled: only the slot had no time to be cleared
-        changed = False
+        changed = app.owed.found(spool, msgid, state)
         power_lost = msgid < mark and state.power_mark < mark
         if doubtful is not None:
             state.crashes += 1
@@ -203,6 +205,13 @@ class Recovery:
             name = address[address.rfind(b"@") + 1 :].lower()
             domain = app.board.domain_for(name, record.pool, variant)
             queued.append((number, domain.name if domain is not None else b"invalid"))
+        if not queued and owes(state):
+            if changed:
+                app.settler.states.put(spool, msgid, state)
+            return
+        if not queued and changed:  # its bounce message is on its way
+            app.engine.spools[spool].delete_message(msgid, None)
+            return
         if not queued:
             log.error("message %s has no queued recipient left; deleted", app.engine.message_id(msgid, spool))
             app.engine.spools[spool].delete_message(msgid, None)
@@ -216,6 +225,8 @@ class Recovery:
             record.pool, variant, record.flags,
         )  # fmt: skip
         index.set_recipients(m, record.count)
+        if owes(state):
+            index.set_message_flag(m, MESSAGE_OWES, True)
         for (number, _), r in zip(queued, recipients, strict=True):
             due_ms = max(state.recipients[number].due_ms, record.not_before_ms)
             self._place(r, state.recipients[number], due_ms, state.quarantined, wall_ms, now_ms)

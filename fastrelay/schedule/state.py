@@ -1,7 +1,8 @@
 """The state of a message: what changes while it is being delivered.
 
 It is kept in LMDB beside the record, only for messages that need it: after a first attempt that did not deliver all of
-it, and for quarantined ones. A message without a state has all its recipients queued and never tried.
+it, for quarantined ones, and for those that owe a bounce message (fastrelay/outcome/owed.py). A message without a
+state has all its recipients queued and never tried.
 
 Known faults: none.
 """
@@ -25,7 +26,13 @@ REPLY_KEPT_CHARACTERS = 512
 
 
 class RecipientState(msgspec.Struct, array_like=True, gc=False):
-    """One recipient: `due_ms` is milliseconds since the epoch; `source` and `site` are of the last attempt."""
+    """One recipient: `due_ms` is milliseconds since the epoch; `source` and `site` are of the last attempt.
+
+    report      what is owed to the sender, and what was told: bits of fastrelay/outcome/owed.py
+    host        the MX host that had the last word; "": none
+    tried_ms    when, in milliseconds since the epoch; 0: never
+    enhanced    the enhanced status code of the last word (RFC 3463), or ""
+    """
 
     status: int = QUEUED
     flags: int = 0
@@ -35,6 +42,10 @@ class RecipientState(msgspec.Struct, array_like=True, gc=False):
     site: str = ""
     reply: str = ""
     reason: str = ""
+    report: int = 0
+    host: str = ""
+    tried_ms: int = 0
+    enhanced: str = ""
 
 
 class MessageState(msgspec.Struct, array_like=True):
@@ -43,12 +54,14 @@ class MessageState(msgspec.Struct, array_like=True):
     quarantined     why it is held until an operator looks at it; empty: it is not
     crashes         how many times in a row the worker died with this message in hand
     power_mark      the spool's power-loss mark when this was written (see fastrelay/schedule/recovery.py)
+    paying          id of the bounce message that pays what is owed, while its commit is awaited
     """
 
     recipients: list[RecipientState]
     quarantined: str = ""
     crashes: int = 0
     power_mark: int = 0
+    paying: str = ""
 
     def encode(self) -> bytes:
         return _encoder.encode(self)

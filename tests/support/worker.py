@@ -132,12 +132,15 @@ class Client:
         self.replies.append(reply)
 
 
-def envelope_of(sender: str, recipients: list[str], content: bytes, parameters: str = "") -> Any:
-    """The envelope that the SMTP server machine makes of a message."""
+def envelope_of(
+    sender: str, recipients: list[str], content: bytes, parameters: str = "", asked: dict[str, str] | None = None
+) -> Any:
+    """The envelope that the SMTP server machine makes of a message. `asked`: recipient → RCPT parameters."""
+    asked = asked or {}
     machine = SmtpServer(b"relay.test", ServerLimits(), may_relay=True)
     machine.greeting(0.0)
     lines = [f"EHLO client.test\r\nMAIL FROM:<{sender}>{parameters}\r\n"]
-    lines += [f"RCPT TO:<{one}>\r\n" for one in recipients]
+    lines += [f"RCPT TO:<{one}>{asked.get(one, '')}\r\n" for one in recipients]
     machine.receive("".join(lines).encode() + b"DATA\r\n", 0.0)
     machine.receive(content.replace(b"\r\n.", b"\r\n..") + b".\r\n", 0.0)
     while (event := machine.next_event()) != MESSAGE:
@@ -167,6 +170,7 @@ class WorkerBox:
             "routes": routes,
             "spool": {"reserve": 0, "ballast": 0, "map_size": 1 << 28},
             "retry": {"jitter": 0.0},
+            "bounces": {"send": False},  # a test that is about them says so
         }
         self.config = from_builtins(built | keys)
         folder.mkdir(exist_ok=True)

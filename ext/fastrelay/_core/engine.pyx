@@ -3,7 +3,8 @@
     accept   envelope and content → trace header, record → the spool's open batch. No reply is given yet.
     on_commit   the batch is on stable storage: reply 250, put into the index, wake the site.
     pull     a free session takes the next recipients of one message: index → record and content → Transaction.
-    settle_delivered   every recipient was taken: event, counters, deletion → the open batch.
+    settle_delivered   every recipient was taken: event, counters, deletion → the open batch. A message that owes a
+                       bounce message, or whose client asked for reports, is left to `cold` (outcome/owed.py).
 
 Everything an operator may argue with (routes, retries, what a failure means) is behind `cold`, a Python object
 (fastrelay/app.py) that is called only off the straight path.
@@ -29,11 +30,15 @@ from fastrelay._core.index cimport (
     IN_FLIGHT,
     LOADING,
     MESSAGE_ALONE,
+    MESSAGE_ASKED,
     MESSAGE_HELD,
+    MESSAGE_LATE,
+    MESSAGE_OWES,
     MESSAGE_UNSIGNED,
     Message,
     NIL,
     READY,
+    SUPPRESSION,
     RECIPIENT_POSSIBLE_DUPLICATE,
     RETRY,
     Recipient,
@@ -46,6 +51,7 @@ from fastrelay._core.index cimport (
 )
 from fastrelay._core.record cimport (
     FLAG_EIGHT_BIT,
+    FLAG_REPORTS_ASKED,
     FLAG_REQUIRETLS,
     FLAG_TLS_OPTIONAL,
     FLAG_UNSIGNED,
@@ -85,6 +91,15 @@ cdef bytes _reply_json(Reply reply):
     fields = {"code": reply.code, "enhanced": reply.enhanced, "reply": reply.text_for_log()}
     made = json.dumps({name: value for name, value in fields.items() if value}, separators=(",", ":"))
     return b"," + made[1:len(made) - 1].encode()
+
+
+cdef bint _asks_reports(list parameters) except -1:
+    """Whether RCPT parameters ask for more than reports of failure. An odd ORCPT may say yes, too."""
+    cdef bytes one
+    for one in parameters:
+        if one is not None and (b"SUCCESS" in one.upper() or b"DELAY" in one.upper()):
+            return True
+    return False
 
 
 @cython.final
@@ -136,6 +151,7 @@ cdef class Engine:
         self.seal = None
         self.assigned = False
         self.suspensions = False
+        self.suppression = None
         self.held_back = False
         self.field_names = frozenset()
         memset(self.field_initials, 0, 256)
@@ -238,7 +254,7 @@ cdef class Engine:
         cdef list recipients = envelope.recipients
         cdef list parameters = envelope.recipient_parameters
         cdef Py_ssize_t count = PyList_GET_SIZE(recipients), i
-        cdef int flags = 0, priority = 0, variant
+        cdef int flags = 0, priority = 0, variant, spare = 0
         cdef uint32_t expire_s = 0
         cdef int64_t not_before_ms = 0
         cdef double wall = self.wall()
@@ -262,7 +278,7 @@ cdef class Engine:
             found = self.assign(fields, mail, envelope.reverse_path, wall)
             if type(found) is bytes:
                 return found
-            campaign, tenant, pool, priority, expire_s, not_before_ms = found
+            campaign, tenant, pool, priority, expire_s, not_before_ms, spare = found
         if envelope.requiretls:
             flags |= FLAG_REQUIRETLS        # the header field says nothing then (RFC 8689 section 5)
         elif fields is not None and "tls_optional" in fields:
@@ -300,12 +316,15 @@ cdef class Engine:
             prefix = <bytes> found[0] + prefix + <bytes> found[1]
             flags |= <int> found[2]
             warnings = found[3]
-        if parameters is not None and not any(parameters):
-            parameters = None
+        if parameters is not None:
+            if not any(parameters):
+                parameters = None
+            elif _asks_reports(parameters):
+                flags |= FLAG_REPORTS_ASKED
         a.raw = encode_record(<int64_t> (wall * 1000), flags, priority, envelope.reverse_path,
                               self.cold.mail_parameters(envelope) if envelope.ret or envelope.envid else b"", campaign,
                               tenant, pool, client, envelope.helo, prefix, recipients, parameters, expire_s,
-                              not_before_ms)
+                              not_before_ms, spare)
         a.connection = connection
         a.content = content
         a.size = (large.file.length if content is None else PyBytes_GET_SIZE(content)) + PyBytes_GET_SIZE(prefix)
@@ -469,7 +488,9 @@ cdef class Engine:
             hot.content = a.content
             self.hot[a.msgid] = hot
             self.hot_bytes += PyBytes_GET_SIZE(a.content)
-        r = index.message(m).first
+        if self.suppression is not None and a.hold_ms <= 0:
+            self._look_up_accepted(m, a)
+        r = index.message(m).first if index.message(m).in_use else NIL      # all may be suppressed
         while r != NIL:
             domain = <Domain> index.domain_list[index.recipient(r).domain]
             if a.hold_ms > 0:
@@ -492,6 +513,57 @@ cdef class Engine:
         self.slab.inc(self.accepted_recipients, count)
         self.slab.inc(self.accepted_bytes, a.size)
         return 0
+
+    # -- the suppression list -----------------------------------------------------------------------------------
+
+    cdef int _look_up_accepted(self, uint32_t m, Accepted a) except -1:
+        """Ends the recipients of a message just accepted that are suppressed; the others are looked up again when they
+        are pulled, and so are all where this fails."""
+        cdef uint32_t r = self.index.message(m).first
+        cdef list numbers = []
+        while r != NIL:
+            numbers.append(r)
+            r = self.index.recipient(r).sibling
+        try:
+            hot = self.hot.get(a.msgid)
+            self._not_suppressed(m, (<Hot> hot).record if hot is not None else Record(a.raw), numbers, False)
+        except Exception as error:
+            self.cold.failed("looking up new recipients in the suppression list", error)
+        return 0
+
+    cdef list _not_suppressed(self, uint32_t m, Record record, list numbers, bint place):
+        """Those of a message's recipients that are not suppressed; the others end as such. Where the list can't be
+        read, nobody is known to be free: then `place` puts them at SUPPRESSION and gives none."""
+        cdef Index index = self.index
+        cdef Domain domain
+        cdef list kept = None, ended
+        cdef uint32_t r
+        cdef tuple pair
+        find = self.suppression.find
+        ended = []
+        try:
+            for r in numbers:
+                pair = record.recipient(index.recipient(r).number)
+                domain = <Domain> index.domain_list[index.recipient(r).domain]
+                found = find(pair[0], domain.name)
+                if found is not None:
+                    entry = self.suppression.stops(found, m, record)
+                    if entry is not None:
+                        ended.append((r, entry))
+        except Exception as error:
+            self.suppression.unreadable(error)
+            if not place:
+                return numbers
+            for r in numbers:
+                index.place(r, SUPPRESSION)
+            return []
+        if not ended:
+            return numbers
+        gone = {found[0] for found in ended}
+        kept = [r for r in numbers if r not in gone]
+        for found in ended:
+            self.suppression.end(found[0], found[1])
+        return kept
 
     # -- at start -----------------------------------------------------------------------------------------------
 
@@ -709,6 +781,7 @@ cdef class Engine:
         cdef Inflight inflight
         cdef Gate gate, flow_gate
         cdef list numbers
+        cdef Py_ssize_t kept, wanted
         cdef int looked_at = 0, granted
         if self.held_back or site.held or site.count == 0:
             return None
@@ -758,9 +831,17 @@ cdef class Engine:
                         continue
                     return None
                 del numbers[granted:]
-            index.charge(site, flow, PyList_GET_SIZE(numbers))
+            wanted = PyList_GET_SIZE(numbers)
+            index.charge(site, flow, wanted)
             delivery = self._load(r, site, numbers)
+            kept = PyList_GET_SIZE(numbers)
             if delivery is not None:
+                if kept < wanted:       # the others are suppressed
+                    if granted > kept:
+                        gate.unused(<int> (granted - kept))
+                        flow_gate.unused(<int> (granted - kept))
+                        granted = <int> kept
+                    index.charge(site, flow, kept - wanted)
                 delivery.started = now
                 delivery.permits = granted
                 delivery.permitted_ns = now_ns
@@ -770,7 +851,7 @@ cdef class Engine:
             # Nothing was written: its content is being read first (`_back` takes back the charge), or it is damaged.
             gate.unused(granted)
             flow_gate.unused(granted)
-            index.charge(site, flow, 1 - PyList_GET_SIZE(numbers))
+            index.charge(site, flow, (1 if kept else 0) - wanted)
 
     cdef bint _expired(self, uint32_t m, int64_t now_ms) noexcept:
         """Whether a message was queued for as long as it may be."""
@@ -811,6 +892,27 @@ cdef class Engine:
                 while r != NIL:
                     found.append(r)
                     r = index.recipient(r).sibling
+        return (stop if stop < index.message_top else None), found
+
+    def late(self, uint32_t start, Py_ssize_t slice_messages, Py_ssize_t most, int64_t delay_ms, bint asked,
+             double now):
+        """Messages queued for longer than `delay_ms`, each once, from message number `start` on: (next start or None at
+        the end, [message numbers]). Looks at `slice_messages` at most, gives `most` at most; with `asked` only those
+        whose client asked for reports."""
+        cdef Index index = self.index
+        cdef int64_t before_ms = <int64_t> (now * 1000) - delay_ms
+        cdef uint32_t m, stop = <uint32_t> min(<Py_ssize_t> index.message_top, start + slice_messages)
+        cdef Message* message
+        cdef list found = []
+        for m in range(start, stop):
+            message = index.message(m)
+            if not message.in_use or message.flags & MESSAGE_LATE or message.accepted_at_ms >= before_ms:
+                continue
+            if PyList_GET_SIZE(found) >= most:
+                return m, found
+            message.flags |= MESSAGE_LATE
+            if message.flags & MESSAGE_ASKED or not asked:
+                found.append(m)
         return (stop if stop < index.message_top else None), found
 
     # -- limits ---------------------------------------------------------------------------------------------------
@@ -990,7 +1092,8 @@ cdef class Engine:
 
     cdef Delivery _load(self, uint32_t r, SiteQueue site, list numbers):
         """Record and content of a recipient and its fellows; None where the content has to be read first, or can't be,
-        or there is no key to sign it: the recipient is then at LOADING, quarantined with its message, or UNSIGNED."""
+        or there is no key to sign it: the recipient is then at LOADING, quarantined with its message, or UNSIGNED. Who
+        is suppressed ends here, and is taken out of `numbers`."""
         cdef Index index = self.index
         cdef uint32_t m = index.recipient(r).message
         cdef Message* message = index.message(m)
@@ -1002,6 +1105,10 @@ cdef class Engine:
         if hot is not None:
             record = hot.record
             content = hot.content
+            if self.suppression is not None:
+                numbers[:] = self._not_suppressed(m, record, numbers, True)
+                if not numbers:
+                    return None
         else:
             try:
                 raw = spool.get_record(message.msgid)
@@ -1009,6 +1116,11 @@ cdef class Engine:
                     raise ValueError("its record is not in the spool")
                 record = Record(raw)
                 content = None
+                if self.suppression is not None:
+                    numbers[:] = self._not_suppressed(m, record, numbers, True)
+                    if not numbers:
+                        return None
+                    r = numbers[0]
                 if record.head.segment != 0xFFFFFFFFu:
                     content = spool.read_content(raw, message.msgid)
                     if content is None:
@@ -1144,6 +1256,11 @@ cdef class Engine:
             self.hot_bytes -= PyBytes_GET_SIZE(hot.content)
         return 0
 
+    def hot_content(self, uint64_t msgid):
+        """The content of a message that is still in memory, or None."""
+        hot = self.hot.get(msgid)
+        return None if hot is None else (<Hot> hot).content
+
     def forget_hot(self, uint64_t msgid):
         """Drops a message from memory: it waits for a retry, or is gone."""
         self._forget_hot(msgid)
@@ -1167,8 +1284,8 @@ cdef class Engine:
                 stateful = True
             self._event_delivered(delivery, i, tail, wall, now)
         spool.count(1, n)
-        if not last:
-            self.cold.settle_part(delivery)
+        if not last or message.flags & (MESSAGE_ASKED | MESSAGE_OWES):
+            self.cold.settle_part(delivery, last)
         else:
             if message.flags & MESSAGE_HELD:
                 self.cold.gone(delivery.message)

@@ -21,7 +21,8 @@ cdef enum:
     QUARANTINED = 6
     LOADING = 7
     UNSIGNED = 8
-    PLACES = 9
+    SUPPRESSION = 9
+    PLACES = 10
 
 cdef enum:
     RECIPIENT_POSSIBLE_DUPLICATE = 1
@@ -30,6 +31,9 @@ cdef enum:                       # flags of a Message
     MESSAGE_HELD = 1             # quarantined; see fastrelay/schedule/quarantine.py
     MESSAGE_ALONE = 2            # one recipient in a transaction
     MESSAGE_UNSIGNED = 4         # to be signed when it is sent
+    MESSAGE_ASKED = 8            # for a report of success or delay of a recipient (RFC 3461)
+    MESSAGE_OWES = 16            # a bounce message may be owed, see fastrelay/outcome/owed.py
+    MESSAGE_LATE = 32            # looked at once, for a warning that it is delayed
 
 cdef enum:                       # variants of a Domain
     VARIANT_REQUIRETLS = 1
@@ -115,7 +119,7 @@ cdef class Index:
     cdef uint32_t message_chunks, recipient_chunks, message_top, recipient_top, message_free, recipient_free
     cdef readonly Py_ssize_t queued_messages, queued_recipients
     cdef Py_ssize_t not_before          # of those at RETRY: never tried yet
-    cdef Py_ssize_t places[9]
+    cdef Py_ssize_t places[10]
     cdef Wheel wheel
     cdef list queues, queue_numbers_free
     cdef readonly dict domains, names

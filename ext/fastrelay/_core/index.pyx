@@ -16,6 +16,7 @@ A recipient is in exactly one place at a time:
     QUARANTINED  held until an operator looks at it
     LOADING      its content is being read from disk
     UNSIGNED     waits for a DKIM key
+    SUPPRESSION  the suppression list can't be read
 
 Known faults: a domain's queue numbers are recycled, but Domain objects stay until `forget_idle_domains`.
 """
@@ -25,10 +26,16 @@ from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memset
 
 from fastrelay._core.flows cimport FLOWS_PER_SITE, SHARED, TRANSACTIONAL, Flow, Heap, Lane, Queue
-from fastrelay._core.record cimport FLAG_REQUIRETLS, FLAG_TLS_OPTIONAL, FLAG_UNSIGNED, FLAG_VERP
+from fastrelay._core.record cimport (
+    FLAG_REPORTS_ASKED,
+    FLAG_REQUIRETLS,
+    FLAG_TLS_OPTIONAL,
+    FLAG_UNSIGNED,
+    FLAG_VERP,
+)
 
 PLACE_NAMES = ("unplaced", "ready", "retry_backoff", "dns", "in_flight", "suspended", "quarantined", "loading",
-               "no_dkim_key")
+               "no_dkim_key", "suppression")
 
 
 cdef bytes domain_key(bytes name, bytes pool, int variant):
@@ -45,7 +52,8 @@ cpdef int variant_of(int flags) noexcept:
 
 cdef uint8_t message_flags(int flags) noexcept:
     """What the index keeps of the flags of a record."""
-    return (MESSAGE_ALONE if flags & FLAG_VERP else 0) | (MESSAGE_UNSIGNED if flags & FLAG_UNSIGNED else 0)
+    return ((MESSAGE_ALONE if flags & FLAG_VERP else 0) | (MESSAGE_UNSIGNED if flags & FLAG_UNSIGNED else 0)
+            | (MESSAGE_ASKED if flags & FLAG_REPORTS_ASKED else 0))
 
 
 cdef inline uint64_t flow_key(uint8_t kind, uint32_t campaign, uint32_t tenant) noexcept:

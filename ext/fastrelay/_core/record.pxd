@@ -7,11 +7,14 @@ cdef enum:
     FLAG_EIGHT_BIT = 1
     FLAG_UTF8_HEADER = 2
     FLAG_UTF8_ADDRESS = 4
-    FLAG_RECIPIENT_PARAMETERS = 8
+    FLAG_REPORTS_ASKED = 8       # NOTIFY of a recipient has SUCCESS or DELAY (RFC 3461)
     FLAG_UNSIGNED = 16           # the prefix begins with a pending block: its signature is made when it is sent
     FLAG_VERP = 32               # every recipient has a reverse-path of its own
     FLAG_REQUIRETLS = 64         # RFC 8689
     FLAG_TLS_OPTIONAL = 128      # RFC 8689 section 5: "TLS-Required: No"
+
+cdef enum:                       # of Head.spare
+    SPARE_NO_BOUNCES = 1         # nobody wants bounce messages about it
 
 cdef packed struct Head:
     uint8_t version
@@ -65,7 +68,8 @@ cdef class Text:
 
 cpdef bytes encode_record(int64_t accepted_ms, int flags, int priority, bytes reverse_path, bytes mail_parameters,
                           bytes campaign, bytes tenant, bytes pool, bytes client, bytes helo, bytes prefix,
-                          list recipients, list recipient_parameters, uint32_t expire_s=*, int64_t not_before_ms=*)
+                          list recipients, list recipient_parameters, uint32_t expire_s=*, int64_t not_before_ms=*,
+                          int spare=*)
 cdef const Head* head_of(const unsigned char* record, Py_ssize_t length) noexcept nogil
 cdef const unsigned char* first_recipient(const unsigned char* record) noexcept nogil
 cdef const unsigned char* next_recipient(const unsigned char* at, const unsigned char* end,

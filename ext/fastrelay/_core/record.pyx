@@ -133,12 +133,13 @@ cdef inline char* _put_sized(char* to, bytes b) noexcept:
 cpdef bytes encode_record(int64_t accepted_ms, int flags, int priority, bytes reverse_path, bytes mail_parameters,
                           bytes campaign, bytes tenant, bytes pool, bytes client, bytes helo, bytes prefix,
                           list recipients, list recipient_parameters, uint32_t expire_s=0,
-                          int64_t not_before_ms=0):
+                          int64_t not_before_ms=0, int spare=0):
     """One record; the place of the content is left zero for the group commit.
 
     `recipient_parameters` is None or a list as long as `recipients` (bytes or None each). Names (campaign,
     tenant, pool) are cut at 255 octets, the rest must fit 65,535. `accepted_ms` and `not_before_ms` are milliseconds
-    since the epoch (0: at once), `expire_s` is seconds from acceptance on (0: as its class says).
+    since the epoch (0: at once), `expire_s` is seconds from acceptance on (0: as its class says), `spare` is 1 where
+    no bounce messages are wanted.
     """
     cdef Head head
     cdef Times times
@@ -171,6 +172,7 @@ cpdef bytes encode_record(int64_t accepted_ms, int flags, int priority, bytes re
     head.pool_length = <uint8_t> len(pool)
     head.priority = <uint8_t> priority
     head.client_length = <uint8_t> len(client)
+    head.spare = <uint8_t> spare
     head.helo_length = <uint16_t> len(helo)
     made = PyBytes_FromStringAndSize(NULL, size)
     at = PyBytes_AS_STRING(made)
@@ -262,6 +264,11 @@ cdef class Record:
     @property
     def priority(self):
         return self.head.priority
+
+    @property
+    def bounces(self):
+        """Whether bounce messages about it are wanted, as far as its sender decides."""
+        return not self.head.spare & SPARE_NO_BOUNCES
 
     @property
     def count(self):

@@ -12,7 +12,7 @@ from fastrelay.ingest.assign import Assigner, parse_time
 
 WALL = 1_800_000_000.0
 SENDER = b"news@shop.example"
-NOTHING = (b"", b"", b"", 0, 0, 0)
+NOTHING = (b"", b"", b"", 0, 0, 0, 0)
 
 
 def assigner(**keys: Any) -> Assigner:
@@ -32,10 +32,10 @@ def test_header_before_sender_before_listener() -> None:
     listener = Assignment(pool="slow", campaign="of the listener", priority="normal")
     of_senders = assigner(senders={"shop.example": {"campaign": "of the sender", "pool": "fast"}})
     assert of_senders.by_sender
-    assert of_senders.assign(None, listener, b"x@other.example", WALL) == (b"of the listener", b"", b"slow", 1, 0, 0)
-    assert of_senders.assign(None, listener, SENDER, WALL) == (b"of the sender", b"", b"fast", 1, 0, 0)
+    assert of_senders.assign(None, listener, b"x@other.example", WALL) == (b"of the listener", b"", b"slow", 1, 0, 0, 0)
+    assert of_senders.assign(None, listener, SENDER, WALL) == (b"of the sender", b"", b"fast", 1, 0, 0, 0)
     said = {"campaign": b"of the header", "priority": b"Transactional", "pool": b"default"}
-    assert of_senders.assign(said, listener, SENDER, WALL) == (b"of the header", b"", b"", 2, 0, 0)
+    assert of_senders.assign(said, listener, SENDER, WALL) == (b"of the header", b"", b"", 2, 0, 0, 0)
 
 
 def test_sender_patterns_match_as_those_of_routes() -> None:
