@@ -7,8 +7,8 @@ What it is, in this order:
     complaint      an abuse report (RFC 5965); others read those
     bounce, delayed, notice     a delivery report (RFC 3464) says so for each recipient
     auto_reply …   the header says so (RFC 3834), and no mail system wrote it
-    bounce, delayed     a format of bounces.yaml; then X-Failed-Recipients; then flufl.bounce; then, from a mail system
-                   alone, the recipient of the VERP address
+    bounce, delayed     a format of bounces.yaml; then X-Failed-Recipients; then a report in a message that came along;
+                   then flufl.bounce; then, from a mail system alone, the recipient of the VERP address
     auto_reply, challenge, subscription     subject or text say so
     other
 
@@ -23,36 +23,28 @@ from __future__ import annotations
 
 import email
 import email.policy
+import functools
 import re
 import warnings
 from collections.abc import Iterable
 
+import msgspec
+
 from fastrelay.feedback.bounce_forms import MAX_TEXT, allowed, built_in_forms
 from fastrelay.feedback.bounce_mime import Part, decode, is_message, one_line_end, read_fields, read_message
-from fastrelay.feedback.bounce_report import Group, is_report, read_report, typed
+from fastrelay.feedback.bounce_report import MAX_RECIPIENTS, Group, is_declared, is_report, read_report, typed
 from fastrelay.feedback.bounce_types import Bounce, BouncedRecipient, Original, plausible
 from fastrelay.feedback.classes import built_in_classes, parse_reply
+from fastrelay.route.providers import OTHER, Providers
+from fastrelay.route.providers import built_in as built_in_providers
 
 REFERENCE_FIELD = "X-Fastrelay-Reference"
+MAX_WRAPPED = 20  # messages and reports in them, of one message, that are looked at
 MAX_FLUFL_OCTETS = 32 << 10  # its detectors take each line by itself, some of them many times
 
 _ADDRESS = re.compile(r'<([^<>\s]{3,320})>|([^\s<>()",;:]{1,128}@[^\s<>()",;:]{1,255})')
-_DAEMON = re.compile(
-    r"mailer[-_. ]?daemon|mail[-_. ]?(delivery|deliver|system|admin)|post-?master|postmaster|mdaemon|maildaemon|bounce|"
-    r"symantec|mail administrator|microsoft exchange|system administrator|mail server|exchange|undeliver|\bmta\b",
-    re.I,
-)
-_BOUNCY_SUBJECT = re.compile(
-    r"undeliver|not be delivered|delivery (status|fail(ure|ed)|problem|report|has failed|error|notification|unsuccess)|"
-    r"delivery incomplete|returned (mail|to sender|e-?mail|message)|mail (delivery|error|system)|failure notice|"
-    r"fail(ed|ure).{0,20}(deliver|mail)|(message|mail|e-?mail).{0,20}\b(not|could|fail|bounce|return|reject)|bounced|"
-    r"non[- ]?deliver|delivery$|user unknown|unknown user|could ?n.t be|unzustellbar|nicht zu(stell|gestellt)|zustell|"
-    r"fehlgeschlagen|rückläufer|rejected|non remis|non recens|[eé]chec|no se (puede|pudo|ha)|no entreg|mancata|"
-    r"impossibile|não entreg|falha|devuelt|devolvid|недостав|не доставл|退信|退回|配信|不達|undelivered|"
-    r"warning: (could|message)|delayed|mensaje",
-    re.I,
-)
 _ANSWER = re.compile(r"\s*(re|aw|fwd?|wg|sv|antw|r|rv|tr)\s*:", re.I)
+_NAMED = re.compile(r":[^:]{0,40}\((?:delivery failed|undeliver)", re.I)  # by a gateway, behind the subject of ours
 _AUTO_FIELDS = (
     "x-autoreply",
     "x-autorespond",
@@ -86,7 +78,7 @@ def parse_bounce(
     reader = _Reader(message, verp_recipient, reference_field.lower(), our_addresses)
     found = reader.read()
     for recipient in found.recipients:
-        _classify(recipient)
+        _classify(recipient, provider_of(recipient.remote_mta) or provider_of(found.reporting_mta) or OTHER)
     return found
 
 
@@ -99,6 +91,8 @@ class _Reader:
         self.sender = message.field("from")[:500]
         self.ours = {address.lower() for address in ours}
         self.original = Original(verp_recipient=self.verp)
+        self.copy: list[tuple[str, bytes]] = []  # the header of our message that came along
+        self.wrapped: list[Part] = []  # messages that came along
 
     def read(self) -> Bounce:
         if self._is_complaint():
@@ -113,22 +107,21 @@ class _Reader:
         automatic = self._automatic()
         from_system = self._from_system()
         if automatic and not from_system:
-            return self._made(automatic)
+            words = built_in_forms().looks_like("" if automatic == "auto_reply" else self.subject, head)
+            return self._made(words if words in ("challenge", "subscription") else automatic)  # type: ignore[arg-type]
         if self.message.parameters.get("report-type", "").lower() == "disposition-notification":
-            return (self._by_form(head) if b"automatically rejected" in head else None) or self._made(
-                "other", form="mdn"
-            )
+            return self._rejection(head) or self._made("other", form="mdn")
         seems = built_in_forms().looks_like(self.subject, head)
         bouncy = from_system or self._bouncy_subject()
         if seems and not from_system and not (bouncy and seems == "subscription"):
             return self._made(seems)  # type: ignore[arg-type]
-        found = self._by_form(head) or self._by_field(head)
+        found = self._by_form(head) or self._by_field(head) or self._by_wrapped()
         if found is not None:
             return found
         if seems or automatic == "auto_reply":
             return self._made(seems or "auto_reply")  # type: ignore[arg-type]
         if bouncy:
-            return self._by_flufl(text) or self._by_verp(head) or self._made("other")
+            return self._by_flufl(text) or self._by_verp(head) or self._without_recipient(head)
         return self._made("other")
 
     def _made(
@@ -153,18 +146,21 @@ class _Reader:
             return "auto_reply"
         if fields.field("x-auto-response-suppress") and submitted.startswith("auto-generated"):
             return ""
-        if fields.has("x-mailman-version") and not _BOUNCY_SUBJECT.search(self.subject):
+        if fields.has("x-mailman-version") and not built_in_forms().bouncy(self.subject):
             return "subscription"
         return ""
 
     def _bouncy_subject(self) -> bool:
         """Whether the subject is that of a bounce; an answer to one is none."""
-        return _BOUNCY_SUBJECT.search(self.subject) is not None and _ANSWER.match(self.subject) is None
+        answer = _ANSWER.match(self.subject)
+        if answer is not None and _NAMED.search(self.subject[answer.end() :]) is None:
+            return False
+        return built_in_forms().bouncy(self.subject)
 
     def _from_system(self) -> bool:
         """Whether a mail system wrote it, not a person's account."""
         fields = self.message
-        if _DAEMON.search(self.sender) is not None:
+        if built_in_forms().is_system(self.sender):
             return True
         if fields.has("x-failed-recipients") or fields.parameters.get("report-type", "").lower() == "delivery-status":
             return True
@@ -174,41 +170,101 @@ class _Reader:
     # -- the ways to read it ------------------------------------------------------------------------------------------
 
     def _report(self) -> Bounce | None:
-        """By RFC 3464. A report below a message that came along counts where nothing else does."""
-        deep: list[Part] = []
+        """By RFC 3464: parts of its type; else, from a mail system, a text that reads like one."""
+        declared: list[Part] = []
+        texts: list[Part] = []
         for part in self.message.walk(into_messages=False):
-            if is_message(part.content_type) and part is not self.message:
-                deep.append(part)
-            elif is_report(part):
-                found = self._read_report(part)
-                if found is not None:
-                    return found
-        if self.message.content_type == "multipart/report" or self._from_system():
-            # Who wraps reports in messages; a bounce of a bounce has a report of its own, which was seen above.
-            for part in [below for message in deep for below in message.walk()][:50]:
-                if is_report(part) and (found := self._read_report(part)) is not None:
-                    return found
+            if is_declared(part):
+                declared.append(part)
+            elif is_message(part.content_type) and part is not self.message:
+                self.wrapped.append(part)
+            else:
+                texts.append(part)
+        found = self._read_reports(declared, self.message)
+        if found is None and (self._from_system() or self._bouncy_subject()):
+            for part in texts:
+                if is_report(part) and (found := self._read_reports([self._without_copy(part)], self.message)):
+                    break
+        return found
+
+    def _without_copy(self, part: Part) -> Part:
+        """A text without the copy of our message behind it."""
+        head, _ = built_in_forms().split(part.text().encode("utf-8", "replace"))
+        return Part(part.fields, "text/plain", {"charset": "utf-8"}, "", head)
+
+    def _by_wrapped(self) -> Bounce | None:
+        """By a report in a message that came along: gateways wrap what they scan. A bounce of a bounce has one, too,
+        so that this comes behind all that the message says itself."""
+        if self.message.content_type != "multipart/report" and not self._from_system():
+            return None
+        for message in self.wrapped[:MAX_WRAPPED]:
+            parts = [part for part in message.walk() if is_declared(part)][:MAX_WRAPPED]
+            root = message.parts[0] if message.parts else message
+            if (found := self._read_reports(parts, root)) is not None:
+                return found
         return None
 
-    def _read_report(self, part: Part) -> Bounce | None:
-        about, recipients = read_report(part)
+    def _read_reports(self, parts: list[Part], root: Part) -> Bounce | None:
+        """What reports say together, and which message of ours came along below `root`."""
+        about: Group = []
+        recipients: list[BouncedRecipient] = []
+        for part in parts:
+            of_message, of_part = read_report(part)
+            about += of_message
+            recipients += of_part[: MAX_RECIPIENTS - len(recipients)]
         if not recipients:
             return None
-        self._find_original(b"", about)
-        failed_field = self._failed_field()
-        text: bytes | None = None
+        self._find_original(b"", about, root)
+        recipients = self._addressed(recipients)
+        if not recipients:
+            return None
+        text: str | None = None
         for recipient in recipients:
-            if not recipient.address:
-                recipient.address = self._completed(recipient, failed_field, len(recipients))
             if not recipient.diagnostic and recipient.action in ("failed", "delayed"):
-                if text is None:
-                    text = built_in_forms().split(self._text(reports=False))[0]
-                recipient.diagnostic = _said_of(recipient.address, text.decode("utf-8", "replace"), len(recipients))
-        recipients = [each for each in recipients if each.address or each.final_recipient] or recipients
+                text = self._own_words() if text is None else text
+                recipient.diagnostic = _said_of(recipient.address, text, len(recipients))
+        if any(_CHALLENGE.search(recipient.diagnostic) for recipient in recipients):
+            return self._made("challenge", form="rfc3464", how="report")
         actions = {recipient.action for recipient in recipients}
         what = "bounce" if "failed" in actions else "delayed" if "delayed" in actions else "notice"
         mta = typed(dict(about).get("reporting-mta", ""))[1][:255]
         return self._made(what, _once_each(recipients), "rfc3464", "report", mta)
+
+    def _own_words(self) -> str:
+        return built_in_forms().split(self._text(reports=False))[0].decode("utf-8", "replace")
+
+    def _addressed(self, recipients: list[BouncedRecipient]) -> list[BouncedRecipient]:
+        """With the addresses that the report left out, where the rest of the message has them."""
+        if all(recipient.address for recipient in recipients):
+            return recipients
+        failed_field = self._failed_field()
+        for recipient in recipients:
+            if not recipient.address:
+                recipient.address = self._completed(recipient, failed_field, len(recipients))
+        if len(recipients) == 1 and not recipients[0].address:
+            only = recipients[0]
+            shown = self._by_form(self._own_words().encode("utf-8", "replace"))
+            addresses = [each.address for each in shown.recipients] if shown is not None else []
+            addresses = addresses or self._sent_to()
+            if len(addresses) == 1 or not only.final_recipient:
+                recipients = [msgspec.structs.replace(only, address=address) for address in addresses] or recipients
+        return [each for each in recipients if each.address or each.final_recipient]
+
+    def _sent_to(self) -> list[str]:
+        """Whom our message went to, by its copy: where that can be but one address."""
+        names = {name for name, _ in self.copy}
+        if names & {"cc", "bcc", "list-id", "x-beenthere", "list-post", "resent-to"}:
+            return []
+        received = {
+            match[1].decode("utf-8", "replace").lower()
+            for name, value in self.copy
+            if name == "received"
+            for match in _RECEIVED_FOR.finditer(value[:2000])
+        }
+        addresses = self.original.to
+        if len(addresses) != 1 or not plausible(addresses[0]) or (received and addresses[0].lower() not in received):
+            return []
+        return addresses
 
     def _completed(self, recipient: BouncedRecipient, failed: list[str], count: int) -> str:
         """The address of a recipient of which the report has only a local part."""
@@ -224,18 +280,46 @@ class _Reader:
         return ""
 
     def _by_form(self, head: bytes) -> Bounce | None:
+        bouncy = self._from_system() or self._bouncy_subject()
+        if not bouncy and _ANSWER.match(self.subject) is not None:
+            return None  # somebody shows somebody a bounce
         probe = f"Subject: {self.subject}\nFrom: {self.sender}\nX-Mailer: {self.message.field('x-mailer')}\n\n"
-        name, recipients = built_in_forms().read(probe.encode("utf-8", "replace") + head, head, self._never())
-        if not recipients:
+        listed = self.message.has("list-unsubscribe") and not self._from_system()
+        read = built_in_forms().read(
+            probe.encode("utf-8", "replace") + head, head, self._never(), common=bouncy and not listed
+        )
+        recipients = read.recipients
+        if not recipients and read.form is not None and read.form.copy:
+            recipients = [BouncedRecipient(address=each, action=read.form.action) for each in self._sent_to()]
+        if not recipients or read.form is None:
             return None
-        if not self._bouncy_subject() and not self._from_system():
-            return None  # words that people use, too
         known = {address.lower() for address in [*self._failed_field(), *([self.verp] if self.verp else [])]}
         sure = [each for each in recipients if each.address.lower() in known]
         if sure:
             recipients = sure
         what = "delayed" if recipients[0].action == "delayed" else "bounce"
-        return self._made(what, recipients, name, "form")
+        return self._made(what, recipients, read.form.name, "form")
+
+    def _rejection(self, head: bytes) -> Bounce | None:
+        """A message that a filter rejected, told by a disposition notification (RFC 5429 section 2.1)."""
+        if b"automatically rejected" not in head:
+            return None
+        found = self._by_form(head)
+        if found is not None:
+            return found
+        for part in self.message.walk(into_messages=False):
+            if part.content_type == "message/disposition-notification":
+                final = dict(read_fields(one_line_end(part.content()[:65536]))[0]).get("final-recipient", b"")
+                address = typed(decode(final, ""))[1].strip("<> ")
+                if plausible(address):
+                    words = " ".join(head.decode("utf-8", "replace").split())[:1000]
+                    return self._made("bounce", [BouncedRecipient(address=address, diagnostic=words)], "mdn", "report")
+        return None
+
+    def _without_recipient(self, head: bytes) -> Bounce:
+        """From a mail system, with a bounce's subject: it is one, though it does not tell about whom."""
+        sure = self._from_system() and self._bouncy_subject() and head.strip()
+        return self._made("bounce" if sure else "other", form="unread" if sure else "")
 
     def _by_field(self, head: bytes) -> Bounce | None:
         """By X-Failed-Recipients (Exim, Gmail)."""
@@ -284,7 +368,7 @@ class _Reader:
 
     def _by_verp(self, head: bytes) -> Bounce | None:
         """From a mail system, with a VERP address: whom else could it mean."""
-        if not self.verp or not self._from_system() or not _BOUNCY_SUBJECT.search(self.subject):
+        if not self.verp or not self._from_system() or not built_in_forms().bouncy(self.subject):
             return None
         words = _said_of(self.verp, head.decode("utf-8", "replace"), 1)
         return self._made("bounce", [BouncedRecipient(address=self.verp, diagnostic=words)], "verp", "verp")
@@ -312,7 +396,13 @@ class _Reader:
             "x-envelope-to",
         ):
             for value in self.message.all_fields(name)[:3]:
+                if name.startswith("x-") and value.lstrip().startswith('"'):
+                    continue  # Exchange names the recipient so; where mail was delivered to has no name
                 found.update((match[1] or match[2]).lower() for match in _ADDRESS.finditer(value[:2000]))
+        for name in ("message-id", "in-reply-to", "references"):  # look like addresses
+            value = self.message.field(name)[:2000]
+            found.update(match[1].lower() for match in _ADDRESS.finditer(value) if match[1])
+        found.add(self.original.message_id.strip("<>").lower())
         if self.original.sender and self.original.sender not in self.original.to:
             found.add(self.original.sender.lower())
         if self.verp:
@@ -345,11 +435,12 @@ class _Reader:
             shown = decode(self.message.body[:MAX_TEXT], "")
         return shown.encode("utf-8", "replace")[: 2 * MAX_TEXT]
 
-    def _find_original(self, tail: bytes, about: Group | None = None) -> None:
+    def _find_original(self, tail: bytes, about: Group | None = None, root: Part | None = None) -> None:
         """What is known of our message: from its copy, from its header, or from the text behind a marker."""
         fields: list[tuple[str, bytes]] = []
-        for part in self.message.walk(into_messages=False):
-            if part is self.message:
+        root = root or self.message
+        for part in root.walk(into_messages=False):
+            if part is root:
                 continue
             if is_message(part.content_type):
                 fields = part.parts[0].fields if part.parts else read_fields(part.body[:65536])[0]
@@ -359,6 +450,7 @@ class _Reader:
                 break
         if not fields and tail:
             fields = _header_in(tail)
+        self.copy = fields
         found = self.original
         for name, octets in fields:
             value = decode(octets, "")
@@ -384,7 +476,18 @@ class _Reader:
                     found.message_id = value[:998]
                     break
         if not found.reference:
-            found.reference = "".join(self.message.field(self.reference_field).split())[:998]
+            found.reference = (
+                "".join(self.message.field(self.reference_field).split())[:998] or self._reference_in_text()
+            )
+
+    def _reference_in_text(self) -> str:
+        """Our reference field wherever else it stands in the message: in a copy that no type or marker shows."""
+        body = self.message.body[:MAX_TEXT]
+        at = body.lower().find(b"\n" + self.reference_field.encode("ascii", "replace") + b":")
+        if at < 0:
+            return ""
+        value = read_fields(body[at + 1 : at + 1200])[0]
+        return "".join(decode(value[0][1], "").split())[:998] if value else ""
 
 
 def is_copy(part: Part) -> bool:
@@ -454,11 +557,25 @@ def _as_octets(message: Part) -> bytes:
     return header + b"\n" + message.body
 
 
-def _classify(recipient: BouncedRecipient) -> None:
+@functools.lru_cache(maxsize=4096)
+def provider_of(mta: str) -> str:
+    """The provider whose host a report names (`mx1.example (192.0.2.1)`); "" where none is known."""
+    words = mta[:255].split()
+    host = words[0].lower().strip("[]().,;") if words else ""
+    provider = _providers().of_host(host) if host else OTHER
+    return "" if provider == OTHER else provider
+
+
+@functools.lru_cache(maxsize=1)
+def _providers() -> Providers:
+    return built_in_providers()
+
+
+def _classify(recipient: BouncedRecipient, provider: str) -> None:
     """Codes and class of a recipient, from its diagnostic and its status."""
     code, enhanced = parse_reply(recipient.diagnostic)
     recipient.code = recipient.code or code
-    if not recipient.status:
+    if not recipient.status and enhanced[:1] in ("4", "5"):
         recipient.status = enhanced
     if recipient.action not in ("failed", "delayed"):
         return
@@ -467,7 +584,8 @@ def _classify(recipient: BouncedRecipient) -> None:
     used = enhanced if enhanced and vague else status
     if recipient.code and used and used[0] != str(recipient.code // 100):
         used = status if status[:1] == str(recipient.code // 100) else ""
-    found = built_in_classes().classify(recipient.code, used, recipient.diagnostic.encode("utf-8", "replace"))
+    text = recipient.diagnostic.encode("utf-8", "replace")
+    found = built_in_classes().classify(recipient.code, used, text, provider)
     recipient.reply_class, recipient.about = found.reply_class, found.about
     recipient.kind = "soft" if recipient.action == "delayed" else found.kind
     recipient.rule = found.rule.name if found.rule is not None else ""

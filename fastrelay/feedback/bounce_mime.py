@@ -30,7 +30,11 @@ MAX_FIELD_OCTETS = 16384
 MAX_HEADER_OCTETS = 256 << 10
 MAX_TEXT = 128 << 10
 
+_BOMS = (b"\xff\xfe", b"\xfe\xff")
+_EMPTY_LINES = re.compile(rb"(?:[ \t]*\n)*")
 _CR_RUN = re.compile(rb"\r+\n")
+_PART_STARTS = re.compile(rb"(?:^|\n)--[^\n]{1,200}\ncontent-", re.I)
+_MESSAGE_PART = re.compile(rb"\ncontent-type:[ \t]*message/", re.I)
 _NAME = re.compile(rb"[!-9;-~]{1,80}[ \t]*:")
 _PARAMETER = re.compile(r';\s*([A-Za-z0-9!#$&+.^_`{|}~*-]{1,64})\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^;\s]*))', re.S)
 _WORD = re.compile(r"=\?([^?\s*]{1,40})(?:\*[^?\s]{0,20})?\?([bBqQ])\?([^?]{0,2000})\?=(?:\s+(?==\?))?")
@@ -98,9 +102,13 @@ def is_message(content_type: str) -> bool:
 def read_message(octets: bytes) -> Part:
     """The tree of a message. A line `From …` of a mailbox file before it is left out."""
     octets = octets[:MAX_OCTETS]
-    if octets.startswith(b"\xef\xbb\xbf"):
-        octets = octets[3:]
-    octets = one_line_end(octets).lstrip(b"\n")
+    if octets.startswith(_BOMS):
+        octets = decode(octets, "utf-16").encode("utf-8", "replace")
+    octets = octets.removeprefix(b"\xef\xbb\xbf")
+    if b"\x00" in octets:
+        octets = octets.replace(b"\x00", b"")  # also makes ASCII in UTF-16 legible
+    octets = one_line_end(octets)
+    octets = octets[_EMPTY_LINES.match(octets).end() :]  # type: ignore[union-attr]
     if octets.startswith((b"From ", b">From ")):
         octets = octets.partition(b"\n")[2]
     return _Reader().read(octets, 0, "text/plain")
@@ -161,7 +169,9 @@ class _Reader:
     def _read_below(self, part: Part) -> None:
         multipart = part.content_type.startswith("multipart/")
         if not multipart and not is_message(part.content_type):
-            return
+            if part.depth or part.raw("content-type") or not _has_parts(part.body[:65536]):
+                return
+            multipart = True  # the header lost its Content-Type on the way
         body = part.body
         if part.encoding in ("base64", "quoted-printable") and self.decoded < MAX_OCTETS:
             undone = one_line_end(undo_encoding(body, part.encoding))
@@ -176,6 +186,11 @@ class _Reader:
             if self.parts >= MAX_PARTS:
                 return
             part.parts.append(self.read(piece, part.depth + 1, default))
+
+
+def _has_parts(body: bytes) -> bool:
+    """Whether a body is that of a multipart with a message or a report in it."""
+    return _MESSAGE_PART.search(body) is not None and _PART_STARTS.search(body) is not None
 
 
 def split_parts(body: bytes, boundary: str, most: int) -> list[bytes]:
@@ -243,7 +258,8 @@ def decode(octets: bytes, charset: str) -> str:
     if charset and charset not in ("us-ascii", "utf-8", "ascii", "unknown-8bit", "x-unknown", "utf8"):
         try:
             codec = codecs.lookup(charset)
-            if codec.name.replace("_", "-") not in _REFUSED_CODECS:
+            wide = codec.name.startswith(("utf-16", "utf-32"))  # said of ASCII now and then
+            if codec.name.replace("_", "-") not in _REFUSED_CODECS and (not wide or b"\x00" in octets):
                 return octets.decode(codec.name, "replace")
         except (LookupError, ValueError):
             pass

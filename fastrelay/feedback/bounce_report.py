@@ -17,7 +17,6 @@ MAX_RECIPIENTS = 1000  # of one report
 MAX_REPORT_OCTETS = 1 << 20
 MAX_TEXT = 2048  # characters of a diagnostic that are kept
 
-REPORT_TYPES = ("message/delivery-status", "message/global-delivery-status", "message/delivery_status")
 _RECIPIENT_FIELDS = frozenset({"final-recipient", "original-recipient", "x-actual-recipient", "x-final-recipient"})
 _OUTCOME = frozenset({"action", "status", "diagnostic-code"})
 _ABOUT = _RECIPIENT_FIELDS | _OUTCOME
@@ -44,9 +43,14 @@ Group = list[tuple[str, str]]
 Fields = dict[str, str]
 
 
+def is_declared(part: Part) -> bool:
+    """Whether a part is a delivery report by its type: `message/global-delivery-status`, `xdelivery-status` …"""
+    return part.content_type.endswith(("delivery-status", "delivery_status")) and not part.parts
+
+
 def is_report(part: Part) -> bool:
     """Whether a part is a delivery report, whatever its type says."""
-    if part.content_type in REPORT_TYPES:
+    if is_declared(part):
         return True
     if part.parts or part.content_type.startswith(("multipart/", "image/", "text/html", "message/")):
         return False
@@ -59,11 +63,14 @@ def is_report(part: Part) -> bool:
 
 def groups_of(part: Part) -> list[Group]:
     """The groups of fields in a report; lines that are no fields are left out."""
-    octets = one_line_end(part.content()[:MAX_REPORT_OCTETS])
+    octets = part.content()[:MAX_REPORT_OCTETS]
+    charset = part.parameters.get("charset", "")
+    if b"\x00" in octets:  # UTF-16, which has no lines before it is decoded
+        octets, charset = decode(octets, charset).encode("utf-8", "replace"), "utf-8"
+    octets = one_line_end(octets)
     # Some programs give the report a type whose body has a header of its own, which is then its first group.
     if part.parts and not _LOOKS_LIKE_ONE.search(octets):
         octets = b"\n\n".join(below.body for below in part.parts)
-    charset = part.parameters.get("charset", "")
     groups: list[Group] = []
     at = 0
     fields_in_all = 0
