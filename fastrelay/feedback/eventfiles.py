@@ -152,6 +152,7 @@ class LogFile:
         self.log = log
         self.name = name
         self.offset = 0
+        self.at_end = False  # as of the last reading
         self._skips = False
         self._fd = os.open(name.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -214,9 +215,10 @@ class LogFile:
                 self.offset = 0  # cut short in place
                 continue
             end = octets.rfind(b"\n") + 1
+            self.at_end = len(octets) < want
             if end:
                 break
-            if len(octets) < want:
+            if self.at_end:
                 return b""
             if want >= LINE_BYTES:
                 self.offset += len(octets)  # no line of ours is so long

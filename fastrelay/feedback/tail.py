@@ -19,9 +19,10 @@ import asyncio
 import inspect
 import logging
 import os
-import time as _time
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -39,6 +40,7 @@ POLL_SECONDS = 0.25
 LINGER_SECONDS = 10.0
 SAVE_SECONDS = 1.0
 RETRY_SECONDS, RETRY_MAX_SECONDS = 1.0, 60.0
+CLOSING_SECONDS = 60.0  # what is written in a file after its closing time, and clocks
 AHEAD_LINES = 20_000  # read and not yet given, of one log
 FOLDER = "events"
 
@@ -75,6 +77,8 @@ class Event(msgspec.Struct, kw_only=True):
     scope: str = ""
     scope_value: str = ""
     action: str = ""
+    suppression_reason: str = ""
+    suppression_scope: str = ""
     mx_host: str = ""
     mx_address: str = ""
     queued_seconds: float = 0.0
@@ -130,8 +134,9 @@ class Position(msgspec.Struct):
 class _Source:
     """One file that is being read, with what was read of it and not given yet."""
 
-    def __init__(self, file: LogFile, after: str = "") -> None:
+    def __init__(self, file: LogFile, after: str = "", limit: int | None = None) -> None:
         self.file = file
+        self.limit = limit  # not beyond this offset
         self.after = after  # lines of up to this time were given before
         self.ahead: deque[Line] = deque()
         self.upto = ""  # no line to come is older
@@ -141,12 +146,16 @@ class _Source:
 
     def read(self, wanted: Wanted) -> None:
         """Reads a slice."""
-        base = self.file.offset
-        octets = self.file.read()
-        if not octets:
+        if self.limit is not None and self.file.offset >= self.limit:
             self.at_end = True
             return
-        self.at_end = False
+        octets = self.file.read()
+        if self.limit is not None and self.file.offset > self.limit:
+            octets = octets[: len(octets) - (self.file.offset - self.limit)]
+            self.file.offset = self.limit
+        self.at_end = self.file.at_end or self.file.offset == self.limit
+        if not octets:
+            return
         base = self.file.offset - len(octets)
         last = self.upto
         for line in wanted.lines(self.file.log, octets, base):
@@ -167,6 +176,7 @@ class Reader:
     wanted    names of events; None: all
     position  where to go on; None: at `start`
     start     "end", "begin", or a time (ISO 8601, UTC): events from then on
+    until     a position that another reader had, beyond which nothing is read
     """
 
     def __init__(
@@ -175,17 +185,21 @@ class Reader:
         wanted: frozenset[str] | None = None,
         position: Position | None = None,
         start: str = "end",
-        wall: Callable[[], float] = _time.time,
+        wall: Callable[[], float] = time.time,
+        until: Position | None = None,
     ) -> None:
         self.folder = folder
         self.wanted = Wanted(wanted)
+        self.moved = False  # something was read since the last position
         self.gone = 0  # positions whose file was not there
         self._wall = wall
         self._sources: dict[str, list[_Source]] = {}
         self._listed: tuple[int, dict[str, list[FileName]]] = (-1, {})
         self._position = position
         self._start = start
+        self._until = until
         self._opened = False
+        self._more = False  # files that were not opened yet
 
     def close(self) -> None:
         for sources in self._sources.values():
@@ -193,11 +207,30 @@ class Reader:
                 source.file.close()
         self._sources = {}
 
+    @property
+    def idle(self) -> bool:
+        """Whether all was given that there was."""
+        return (
+            self._opened
+            and not self._more
+            and all(source.at_end and not source.ahead for sources in self._sources.values() for source in sources)
+        )
+
+    @property
+    def lag_bytes(self) -> int:
+        """What is in the files being read and was not given; closed files after them are not counted."""
+        return sum(
+            max(0, source.file.size - (source.given if source.ahead else source.file.offset))
+            for sources in self._sources.values()
+            for source in sources
+        )
+
     # -- where it stands ----------------------------------------------------------------------------------------------
 
     def position(self) -> Position:
         """Behind all that was given. OSError."""
         self._open()
+        self.moved = False
         marks = {name: [source.mark() for source in sources] for name, sources in self._sources.items()}
         return Position({name: [mark for mark in found if mark.ident] for name, found in marks.items()})
 
@@ -241,10 +274,8 @@ class Reader:
                 self.gone += 1
                 log.warning("events of %s are lost: the file that was being read is gone (%s)", name, mark.time)
                 continue
-            if file.resume(mark):
-                sources.append(_Source(file))
-            else:
-                sources.append(_Source(file, after=mark.time))
+            limit = self._limit(name, file)
+            sources.append(_Source(file, "", limit) if file.resume(mark) else _Source(file, mark.time, limit))
         if marks and not sources:
             # Goes on behind what was read: with files that were closed since.
             sources = self._from_oldest(name, files, max(mark.time for mark in marks))
@@ -257,12 +288,27 @@ class Reader:
                 return [_Source(file, after=after)]
         return []
 
+    def _limit(self, name: str, file: LogFile) -> int | None:
+        """How far a file may be read: where it is not in `until`, another reader had finished it."""
+        if self._until is None:
+            return None
+        marks = self._until.logs.get(name, [])
+        return next((mark.offset for mark in marks if mark.ident == file.ident), None)
+
+    def _may_follow(self, name: str, sources: list[_Source]) -> bool:
+        """Whether newer files of a log are to be read: not behind the last one of `until`."""
+        if self._until is None:
+            return True
+        marks = self._until.logs.get(name, [])
+        return bool(marks) and all(source.file.ident != marks[-1].ident for source in sources)
+
     # -- reading ------------------------------------------------------------------------------------------------------
 
     def read(self, limit: int) -> list[bytes]:
         """The next lines, at most so many; none where all was given. Reads at most a slice of each log. OSError."""
         self._open()
         files = self._files()
+        self._more = False
         # What comes back is read first: whatever of the workers was written before it is read after it.
         for name in sorted(files.keys() | self._sources.keys(), key=lambda name: (name[0] == "w", name)):
             self._advance(name, files.get(name, []))
@@ -272,17 +318,20 @@ class Reader:
         sources = self._sources.setdefault(name, [])
         for source in sources:
             if len(source.ahead) < AHEAD_LINES:
+                before = source.file.offset
                 source.read(self.wanted)
-        if not sources or sources[-1].at_end:
+                self.moved = self.moved or source.file.offset != before
+        if (not sources or sources[-1].at_end) and self._may_follow(name, sources):
             following = self._following(sources, files)
-            for one in following:
+            for number, one in enumerate(following, 1):
                 file = _opened(name, one)
                 if file is None:
                     continue
                 after = self._start if self._start not in ("end", "begin") else ""
-                source = _Source(file, after)
+                source = _Source(file, after, self._limit(name, file))
                 source.read(self.wanted)
                 sources.append(source)
+                self._more = self._more or number < len(following)
                 break
         while len(sources) > 1 and self._finished(sources[0]):
             sources.pop(0).file.close()
@@ -290,7 +339,11 @@ class Reader:
     def _following(self, sources: list[_Source], files: list[FileName]) -> list[FileName]:
         """Files that are newer than those being read."""
         if not sources:
-            return files
+            if self._start in ("begin", "end"):
+                return files
+            # What was closed before is not of that time.
+            start = datetime.fromisoformat(self._start).timestamp() - CLOSING_SECONDS
+            return [one for one in files if one.closed_at >= start]
         open_now = {source.file.inode for source in sources}
         places = [i for i, one in enumerate(files) if one.inode in open_now]
         return files[places[-1] + 1 :] if places else files
@@ -361,6 +414,7 @@ class Subscriber:
     async def turn(self) -> int:
         """Gives the next events, and says how many. What `take` raises goes up, and they are given again."""
         kept = self.reader.read(self.batch)
+        self.unsaved = self.unsaved or self.reader.moved
         if not kept:
             return 0
         events = [event for event in map(decode, kept) if event is not None]
@@ -443,11 +497,11 @@ class Tail(Part):
     async def _go_on(self, subscriber: Subscriber) -> None:
         while True:
             try:
-                n = await subscriber.turn()
+                await subscriber.turn()
                 subscriber.failures = 0
                 if subscriber.unsaved and self._desk.clock.monotonic() - subscriber.saved_at >= SAVE_SECONDS:
                     self._save(subscriber)
-                await asyncio.sleep(0 if n else POLL_SECONDS)
+                await asyncio.sleep(POLL_SECONDS if subscriber.reader.idle else 0)
             except Exception:
                 subscriber.failures += 1
                 wait = min(RETRY_MAX_SECONDS, RETRY_SECONDS * 2 ** min(subscriber.failures - 1, 10))
@@ -467,8 +521,10 @@ class Tail(Part):
         """Every subscriber is given all that there is (for tests and at the end); gives how many events that were."""
         n = 0
         for subscriber in list(self.subscribers.values()):
-            while found := await subscriber.turn():
-                n += found
+            while True:
+                n += await subscriber.turn()
+                if subscriber.reader.idle:
+                    break
             self._save(subscriber)
         return n
 

@@ -34,9 +34,10 @@ def keys(lines: list[bytes]) -> list[str]:
 
 def read_all(reader: Reader, limit: int = 1000) -> list[str]:
     out: list[str] = []
-    while found := reader.read(limit):
-        out += keys(found)
-    return out
+    while True:
+        out += keys(reader.read(limit))
+        if reader.idle:
+            return out
 
 
 class TestReader:
