@@ -23,26 +23,22 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import inspect
 import ipaddress
-import logging
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
-from fastrelay.errors import FastrelayError
 from fastrelay.feedback.desk import Part
 from fastrelay.feedback.ledger import Ledger
 from fastrelay.feedback.rates import DATABASE, Rates, day_of
 from fastrelay.metrics import names
 
 if TYPE_CHECKING:
+    from fastrelay.config.feedback import Reason
     from fastrelay.config.schema import Config
     from fastrelay.feedback.arf import Complaint
     from fastrelay.feedback.desk import Desk
     from fastrelay.feedback.match import Matcher
     from fastrelay.feedback.reference import Reference
-
-log = logging.getLogger("fastrelay.feedback")
 
 Result = Literal["counted", "repeated", "unmatched", "ignored"]
 
@@ -148,7 +144,7 @@ class Complaints(Part):
         else:
             self._desk.event("unsubscribed", {**fields, "method": "report"}, f"u-{key.hex()}")
         if recipient:
-            reason = "complaint" if parsed.kind == "complaint" else "unsubscribe"
+            reason: Reason = "complaint" if parsed.kind == "complaint" else "unsubscribe"
             await suppress(self._desk, reason, reference, recipient, told_by)
         today = day_of(self._desk.clock.wall())
         await self.ledger.commit([(DATABASE, b"c" + key, today.to_bytes(2, "big"))])
@@ -238,20 +234,12 @@ def feedback_source(parsed: Complaint) -> str:
     return parsed.sender.rpartition("@")[2].lower()[:255] or "other"
 
 
-async def suppress(desk: Desk, reason: str, reference: Reference, recipient: bytes, source: str) -> Any:
-    """Adds an entry by the rules. A recipient that can't be one (it was accepted once) is said and passed over."""
-    try:
-        made = desk.suppression.add_rule(
-            reason, recipient, tenant=reference.tenant, sender_domain=reference.sender_domain, source=source
-        )
-        return await made if inspect.isawaitable(made) else made
-    except FastrelayError as error:
-        from fastrelay.feedback.suppression import SuppressionError
-
-        if not isinstance(error, SuppressionError):
-            raise
-        log.warning("a recipient was not suppressed: %s", error)
-        return None
+async def suppress(desk: Desk, reason: Reason, reference: Reference, recipient: bytes, source: str) -> bool:
+    """Adds an entry as the configuration has it, on stable storage when it returns; True where it is new. LmdbError,
+    OSError, SuppressionError: nothing may be answered for."""
+    return await desk.suppression.add_rule(
+        reason, recipient, tenant=reference.tenant, sender_domain=reference.sender_domain, source=source
+    )
 
 
 def _spelled(address: str) -> str:

@@ -86,13 +86,19 @@ class Desk:
 
     def _make_parts(self) -> None:
         """In the order in which they start."""
+        from fastrelay.feedback.complaints import Complaints
         from fastrelay.feedback.intake import Intake
         from fastrelay.feedback.suppress_rules import Suppression
         from fastrelay.feedback.tail import Tail
+        from fastrelay.feedback.unsubscribe import Unsubscribe
 
         self.tail = Tail(self)
         self.suppression = Suppression(self)
         self.parts.append(self.suppression)
+        self.complaints = Complaints(self)
+        self.parts.append(self.complaints)
+        self.unsubscribe = Unsubscribe(self)
+        self.parts.append(self.unsubscribe)
         # Other parts stand here. The tail starts after those whom it gives events to, and ends before them.
         self.intake = Intake(self)
         self.parts.append(self.intake)

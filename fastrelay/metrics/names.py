@@ -360,7 +360,7 @@ BOUNCE_MESSAGES = _counter(
     "Bounce messages made, by the worst they tell; `undeliverable`: the sender's address can't be written to.",
     "kind",
 )
-BOUNCES_OWED = _gauge("bounces_owed", "Messages that a bounce message is owed for; of a worker at most 50,000 are counted.")
+BOUNCES_OWED = _gauge("bounces_owed", "Messages that a bounce message is owed for; at most 50,000 a worker count.")
 
 # Ourselves
 ERRORS = _counter("errors", "Errors inside the relay that an operator should look at, by part.", "where")
