@@ -40,8 +40,8 @@ from fastrelay.outcome.settle import Settler
 from fastrelay.route import Router, make_router
 from fastrelay.schedule.board import Board
 from fastrelay.schedule.quarantine import Quarantine
-from fastrelay.schedule.suppressed import Suppressed
 from fastrelay.schedule.recovery import Recovery
+from fastrelay.schedule.suppressed import Suppressed
 from fastrelay.spool.eventlog import EventLog
 from fastrelay.tls.outbound import OutboundTls
 from fastrelay.tls.reports import SessionCounts

@@ -11,7 +11,7 @@ from fastrelay._core.record import Record
 from fastrelay._core.scan import Scan
 from fastrelay.ingest.pending import split
 from fastrelay.limits.shape import DEFAULT_POOL
-from fastrelay.schedule.places import DNS, QUARANTINED, READY, RETRY, SHOWN, SUSPENDED, UNSIGNED
+from fastrelay.schedule.places import DNS, QUARANTINED, READY, RETRY, SHOWN, SUPPRESSION, SUSPENDED, UNSIGNED
 from fastrelay.schedule.state import (
     FLAG_REQUIRETLS,
     FLAG_TLS_OPTIONAL,
@@ -267,6 +267,8 @@ class Viewer:
             held = app.board.suspension_of(r)
             why = f"held by suspension {held.id}: {held.why or 'no reason given'}" if held else "being resumed"
             return "suspended", why, None
+        if place == SUPPRESSION:
+            return "suppression", "the suppression list can't be read; see the relay's log", None
         if place == UNSIGNED:
             return "no_dkim_key", app.sealing.unsigned.why(info[0]), None
         if place == QUARANTINED:

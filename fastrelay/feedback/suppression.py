@@ -233,6 +233,8 @@ class Lookup:
 
     def __init__(self, reader: Reader) -> None:
         self._get = reader.get
+        both = getattr(reader, "get_both", None)
+        self._both = both if both is not None else self._one_by_one
         self._numbers = Numbers(reader)
 
     def entries(self, key: bytes) -> list[Entry]:
@@ -240,44 +242,25 @@ class Lookup:
         packed = self._get(ENTRIES, key)
         return [] if packed is None else unpack(key, packed, self._numbers)
 
-    def check(
-        self, address: bytes, domain: bytes, tenant: bytes, senders: tuple[bytes, ...], spared: frozenset[str],
-        wall: float,
-    ) -> Entry | None:  # fmt: skip
-        """The first entry that stops mail to an address; None: nothing does.
+    def _one_by_one(self, database: str, first: bytes, second: bytes) -> tuple[bytes | None, bytes | None] | None:
+        return self._get(database, first), self._get(database, second)
 
-        domain   the address's domain in its one spelling, where the caller knows it; b"": to be found out
-        senders  domains of From and of the reverse-path, as far as they are known, in their one spelling
-        spared   reasons that do not hold for this mail
-        Raises LmdbError or SuppressionError where the list can't be read: nothing is known then.
+    def find(self, address: bytes, domain: bytes) -> list[Entry] | None:
+        """All entries of an address and of its domain (in its one spelling), expired ones too; None: none.
+
+        LmdbError or SuppressionError where the list can't be read: nothing is known then.
         """
-        at = address.rfind(b"@")
-        local = address[:at]
-        if not domain:
-            domain = domain_name(address[at + 1 :])
+        local = address[: address.rfind(b"@")]
         local = local.lower() if local.isascii() and local[:1] != b'"' else local_key(local)
-        get = self._get
-        key = local + b"@" + domain
-        packed = get(ENTRIES, key)
-        if packed is not None:
-            found = self._matching(key, packed, tenant, senders, spared, wall)
-            if found is not None:
-                return found
-        key = b"@" + domain
-        packed = get(ENTRIES, key)
-        return None if packed is None else self._matching(key, packed, tenant, senders, spared, wall)
-
-    def _matching(
-        self, key: bytes, packed: bytes, tenant: bytes, senders: tuple[bytes, ...], spared: frozenset[str], wall: float
-    ) -> Entry | None:
-        for entry in unpack(key, packed, self._numbers):
-            if entry.reason in spared or not entry.live(wall):
-                continue
-            if entry.scope == "global" or (
-                entry.value == tenant if entry.scope == "tenant" else entry.value in senders
-            ):
-                return entry
-        return None
+        of_domain = b"@" + domain
+        found = self._both(ENTRIES, local + of_domain, of_domain)
+        if found is None:
+            return None
+        own, whole = found
+        entries = unpack(local + of_domain, own, self._numbers) if own is not None else []
+        if whole is not None:
+            entries += unpack(of_domain, whole, self._numbers)
+        return entries or None
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------

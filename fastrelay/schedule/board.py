@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from fastrelay.deliver.pool import Pool
 from fastrelay.limits.shape import DEFAULT_POOL, place_of
 from fastrelay.route.names import InvalidDomain, normalize_domain
-from fastrelay.schedule.places import DNS, READY, RETRY, SUSPENDED, UNSIGNED
-from fastrelay.schedule.state import EXPIRED, FAILED, REMOVED
+from fastrelay.schedule.places import DNS, READY, RETRY, SUPPRESSION, SUSPENDED, UNSIGNED
+from fastrelay.schedule.state import EXPIRED, FAILED, REMOVED, SUPPRESSED
 from fastrelay.schedule.suspension import Backoff, Suspension
 from fastrelay.tls.policy import OPPORTUNISTIC, TlsPolicy
 
@@ -41,6 +41,7 @@ SWEEP_AGAIN_SECONDS = 0.05
 NAMED_WAITS = frozenset(
     {"connection_limit", "no_source", "suspended", "rate_limit", "warmup_cap", "provider_backoff"}
 )  # beside connect_backoff, which ends by itself
+OVERDUE = frozenset({READY, RETRY, DNS, SUSPENDED, UNSIGNED, SUPPRESSION})  # places where mail may expire
 IN_HAND = {"unplaced": "in_flight", "loading": "in_flight"}
 
 
@@ -151,6 +152,11 @@ class Board:
         """Given up: it was queued for longer than retry.expire."""
         self._finish(r, EXPIRED, reason="expired")
 
+    def suppress(self, r: int, reason: str, scope: str, source: str) -> None:
+        """Not to be sent to: the suppression list has the recipient."""
+        more = {"suppression_reason": reason, "suppression_scope": scope, "suppression_source": source or None}
+        self._finish(r, SUPPRESSED, reason="suppressed", more=more)
+
     # -- ending many --------------------------------------------------------------------------------------------------
 
     def _finish(self, r: int, status: int, **fields: Any) -> None:
@@ -210,7 +216,7 @@ class Board:
         index = self._app.index
         for _ in range(SWEEP_SLICES):
             following, found = self._app.engine.expired(self._expiry_at, SWEEP_SLICE, now)
-            found = [r for r in found if index.recipient_info(r)[3] in (READY, RETRY, DNS, SUSPENDED, UNSIGNED)]
+            found = [r for r in found if index.recipient_info(r)[3] in OVERDUE]
             for r in found[:SLICE]:
                 self.expire(r)
             if len(found) > SLICE:

@@ -70,6 +70,7 @@ cdef class Engine:
     cdef public bint assigned           # whether a message without our header fields may have any
     cdef public object seal             # what is added before a message, and its signature; None: nothing
     cdef public bint suspensions, held_back
+    cdef public object suppression      # what knows who gets no mail (fastrelay/schedule/suppressed.py); None: nobody
     cdef readonly frozenset field_names
     cdef char field_initials[256]
     cdef dict hot
@@ -114,6 +115,8 @@ cdef class Engine:
     cdef int _wake_site(self, SiteQueue site, double now) except -1
     cdef int _starve(self, SiteQueue site) except -1
     cdef int _forget_hot(self, uint64_t msgid) except -1
+    cdef int _look_up_accepted(self, uint32_t m, Accepted a) except -1
+    cdef list _not_suppressed(self, uint32_t m, Record record, list numbers, bint place)
     cdef Domain _domain_of(self, const char* address, Py_ssize_t length, bytes pool, int variant)
     cdef bytes _pool_in(self, const unsigned char* raw, const Head* head)
     cdef Domain _new_domain(self, bytes name, bytes pool, int variant)

@@ -289,6 +289,112 @@ cdef class Environment:
         }
 
 
+@cython.final
+cdef class ReadOnly:
+    """An LMDB folder of which another process is the writer: values and counts, each as of the newest commit.
+
+    Nothing is written and nothing checked: whoever owns the folder has checked it (Environment) before others open it.
+    Never where this process has the folder open as an Environment (see the module's text). LmdbError where it is absent.
+    """
+
+    cdef MDB_env* env
+    cdef MDB_txn* reader
+    cdef dict handles
+    cdef readonly str path
+
+    def __cinit__(self, str path, databases, *, map_bytes=MAP_BYTES):
+        cdef MDB_dbi handle = 0
+        self.env = NULL
+        self.reader = NULL
+        self.path = os.path.abspath(path)
+        self.handles = {}
+        if not os.path.exists(os.path.join(self.path, DATA_FILE)):
+            raise LmdbError("open", 2, self.path)                   # ENOENT
+        check(mdb_env_create(&self.env), "create", self.path)
+        try:
+            check(mdb_env_set_mapsize(self.env, map_bytes), "set the size of the map", self.path)
+            check(mdb_env_set_maxdbs(self.env, MAX_DATABASES), "set the number of databases", self.path)
+            check(mdb_env_open(self.env, os.fsencode(self.path), MDB_NOTLS | MDB_RDONLY, 0o600), "open", self.path)
+            check(mdb_txn_begin(self.env, NULL, MDB_RDONLY, &self.reader), "begin a read transaction", self.path)
+            for name in databases:
+                check(mdb_dbi_open(self.reader, name.encode(), 0, &handle), f"open the database {name}", self.path)
+                self.handles[name] = handle
+            # Only a commit makes the handles last for the transactions to come.
+            code = mdb_txn_commit(self.reader)
+            self.reader = NULL
+            check(code, "commit", self.path)
+            check(mdb_txn_begin(self.env, NULL, MDB_RDONLY, &self.reader), "begin a read transaction", self.path)
+            mdb_txn_reset(self.reader)
+        except BaseException:
+            self.close()
+            raise
+
+    def __dealloc__(self):
+        self.close()
+
+    cpdef close(self):
+        """Close. Twice is harmless."""
+        if self.reader != NULL:
+            mdb_txn_abort(self.reader)
+            self.reader = NULL
+        if self.env != NULL:
+            mdb_env_close(self.env)
+            self.env = NULL
+
+    cdef int _renew(self) except -1:
+        if self.env == NULL:
+            raise LmdbError("read: it is closed", 9, self.path)     # EBADF
+        return check(mdb_txn_renew(self.reader), "begin a read transaction", self.path)
+
+    def get(self, str database, bytes key):
+        """Value of a key, or None."""
+        cdef MDB_val wanted = _value(key)
+        cdef MDB_val found
+        cdef MDB_dbi handle = self.handles[database]
+        cdef int code
+        self._renew()
+        try:
+            code = mdb_get(self.reader, handle, &wanted, &found)
+            if code == MDB_NOTFOUND:
+                return None
+            check(code, "get", self.path)
+            return _octets(&found)
+        finally:
+            mdb_txn_reset(self.reader)
+
+    def get_both(self, str database, bytes first, bytes second):
+        """The values of two keys, as of one commit: (value or None, value or None); None where both are absent."""
+        cdef MDB_val wanted = _value(first)
+        cdef MDB_val other = _value(second)
+        cdef MDB_val found, other_found
+        cdef MDB_dbi handle = self.handles[database]
+        cdef int code, other_code
+        self._renew()
+        try:
+            code = mdb_get(self.reader, handle, &wanted, &found)
+            other_code = mdb_get(self.reader, handle, &other, &other_found)
+            if code == MDB_NOTFOUND and other_code == MDB_NOTFOUND:
+                return None
+            if code != MDB_NOTFOUND:
+                check(code, "get", self.path)
+            if other_code != MDB_NOTFOUND:
+                check(other_code, "get", self.path)
+            return (_octets(&found) if code == 0 else None), (_octets(&other_found) if other_code == 0 else None)
+        finally:
+            mdb_txn_reset(self.reader)
+
+    def count(self, str database):
+        """Number of pairs."""
+        cdef MDB_stat stat
+        cdef MDB_dbi handle = self.handles[database]
+        cdef int code
+        self._renew()
+        code = mdb_stat(self.reader, handle, &stat)
+        mdb_txn_reset(self.reader)
+        check(code, "count", self.path)
+        return stat.ms_entries
+
+
 def prepare_file(str path):
     """Before LMDB maps a file that exists: check every page that can be reached (verify.h), and write both meta pages
     back as they are read (the module's text says why). LmdbError; the number of pages that were looked at.
