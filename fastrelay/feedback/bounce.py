@@ -43,6 +43,8 @@ MAX_WRAPPED = 20  # messages and reports in them, of one message, that are looke
 MAX_FLUFL_OCTETS = 32 << 10  # its detectors take each line by itself, some of them many times
 
 _ADDRESS = re.compile(r'<([^<>\s]{3,320})>|([^\s<>()",;:]{1,128}@[^\s<>()",;:]{1,255})')
+_CHALLENGE = re.compile(r"\bpre-?approved\b|challenge[-/ ]response|(confirm|verify) (that )?you are|x-boxbe", re.I)
+_RECEIVED_FOR = re.compile(rb"\bfor\s+<?([^\s<>;()]{3,320}@[^\s<>;()]{1,255})>?")
 _ANSWER = re.compile(r"\s*(re|aw|fwd?|wg|sv|antw|r|rv|tr)\s*:", re.I)
 _NAMED = re.compile(r":[^:]{0,40}\((?:delivery failed|undeliver)", re.I)  # by a gateway, behind the subject of ours
 _AUTO_FIELDS = (

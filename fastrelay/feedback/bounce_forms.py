@@ -9,9 +9,10 @@ Known faults: a form that nobody described is read by words that many have in co
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Iterable
 from importlib import resources
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import re2  # type: ignore[import-untyped]
@@ -29,16 +30,16 @@ NEVER = frozenset(
      "donotreply", "do-not-reply", "mailer_daemon", "mail.daemon", "postmaster1", "abuse", "nobody",
      "name", "yourname", "your.name", "your_name"}
 )  # fmt: skip
+DAEMONS = frozenset({"mailer-daemon", "mailerdaemon", "mail-daemon", "maildaemon", "mdaemon", "mailer_daemon"})
+_ATEXT = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-_.")
 ADDRESS = r"""(?:"[^"\n]{1,64}"|[^\s<>()\[\]",;:@\\|]{1,128})@(?:[^\s<>()\[\]"',;:@=\\|!?*]{1,255})"""
 
 
-COMMON = frozenset(
-    {"any", "any_warning"}
-)  # forms of common words: lines that only quote our header say nothing to them
+SPOKEN = re.compile("[\u3000-\u9fff\uac00-\ud7af\uff00-\uffef]")  # Han, kana, hangul and their punctuation
 
 
 class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A format of bounces."""
+    """A format of bounces; bounces.yaml explains the fields."""
 
     name: str
     when: str
@@ -47,6 +48,17 @@ class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start: str | None = None
     stop: str | None = None
     action: str = "failed"
+    words: Literal["own", "common"] = "common"
+    exact: bool = False
+    domain: str | None = None
+    copy: bool = False
+
+
+class Reading(msgspec.Struct):
+    """What the forms found: the form that gave the recipients, or the first one of a system's own words that fits."""
+
+    form: Form | None = None
+    recipients: list[BouncedRecipient] = []
 
 
 class LooksLike(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,6 +72,9 @@ class LooksLike(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class FormsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int
+    subjects: list[str]
+    senders: list[str]
+    quiet: list[str]
     forms: list[Form]
     original: list[str]
     kinds: list[LooksLike]
@@ -97,6 +112,9 @@ class Forms:
             self._set.Add(("(?m)" + form.when.replace("{addr}", ADDRESS)).encode())
         self._set.Compile()
         self._originals = [compiled(expression) for expression in file.original]
+        self._bouncy = compiled("|".join(f"(?:{each})" for each in file.subjects))
+        self._senders = compiled("|".join(f"(?:{each})" for each in file.senders))
+        self._quiet = [compiled(expression) for expression in file.quiet]
         self._subjects = [(each.what, compiled(each.subject)) for each in file.kinds if each.subject]
         self._texts = [(each.what, compiled(each.text)) for each in file.kinds if each.text]
 
@@ -120,57 +138,109 @@ class Forms:
                 return what
         return ""
 
-    def read(self, probe: bytes, text: bytes, never: frozenset[str]) -> tuple[str, list[BouncedRecipient]]:
-        """The form's name and the recipients, ("", []) where none fits.
+    def bouncy(self, subject: str) -> bool:
+        """Whether a subject is that of a bounce."""
+        return self._bouncy.search(subject.encode("utf-8", "replace")[:1000]) is not None
 
-        probe  what shows the form: subject, sender and the text
-        text   what stands before the copy of our message
-        never  addresses (lower case) that are no recipient: our sender's, the daemon's
+    def is_system(self, sender: str) -> bool:
+        """Whether a From: is that of a mail system."""
+        return self._senders.search(sender.encode("utf-8", "replace")[:500]) is not None
+
+    def read(self, probe: bytes, text: bytes, never: frozenset[str], *, common: bool) -> Reading:
+        """What the first form says that fits and finds a recipient.
+
+        probe   what shows the form: subject, sender and the text
+        text    what stands before the copy of our message
+        never   addresses (lower case) that are no recipient: our sender's, the daemon's
+        common  whether forms count whose words people use, too
         """
         text = text[:MAX_TEXT]
-        unaddressed: bytes | None = None
+        quiet: bytes | None = None
+        unread: Form | None = None
         for at in sorted(self._set.Match(probe[: MAX_TEXT + 2048]) or ()):
             form = self.forms[at]
-            if form.form.name in COMMON:
-                if unaddressed is None:
-                    unaddressed = _HEADER_LINE.sub(b"", text)
-                text = unaddressed
-            found = self._recipients(form, text, never)
+            if form.form.words == "own":
+                found = self._recipients(form, text, never)
+                unread = unread or form.form
+            elif common:
+                if quiet is None:
+                    quiet = self._without_quiet(text)
+                found = self._recipients(form, quiet, never)
+            else:
+                continue
             if found:
-                return form.form.name, found
-        return "", []
+                return Reading(form.form, found)
+        return Reading(unread)
+
+    def _without_quiet(self, text: bytes) -> bytes:
+        """A text without what names addresses that are no recipient."""
+        for expression in self._quiet:
+            text = expression.sub(b" ", text)
+        return text
 
     def _recipients(self, form: _Form, text: bytes, never: frozenset[str]) -> list[BouncedRecipient]:
         uncut = text
-        if form.stop is not None and (stop := form.stop.search(text)) is not None:
-            text = text[: stop.start()]
         start = 0
         if form.start is not None:
             begin = form.start.search(text)
             if begin is None:
                 return []
             start = begin.end()
+        if form.stop is not None and (stop := form.stop.search(text[start:])) is not None:
+            text = text[: start + stop.start()]
+        found = self._addresses(form, text, start, never)
+        if not found and form.form.exact:
+            found = self._addresses(form, text, start, DAEMONS)
+        return _with_diagnostics(found, text, uncut, form.form.action) if found else []
+
+    def _addresses(
+        self, form: _Form, text: bytes, start: int, never: frozenset[str]
+    ) -> list[tuple[int, int, str]]:
+        """Where the addresses of a form stand, and which they are; by the first expression that gives any."""
+        domain = form.form.domain
         for expression in form.address:
             found: list[tuple[int, int, str]] = []
             seen: set[str] = set()
             for match in expression.finditer(text[start:]):
-                address = _before_forwarding(match)
-                if plausible(address) and allowed(address, never) and address.lower() not in seen:
-                    seen.add(address.lower())
+                address = _address_in(match)
+                if domain and "@" not in address:
+                    address = f"{address}@{domain}"
+                folded = address.lower()
+                fine = folded.partition("@")[0] not in DAEMONS if never is DAEMONS else allowed(folded, never)
+                if folded not in seen and fine and plausible(address):
+                    seen.add(folded)
                     found.append((start + match.start(), start + match.end(), address))
                 if len(found) >= MAX_ADDRESSES:
                     break
             if found:
-                return _with_diagnostics(found, text, uncut, form.form.action)
+                return found
         return []
 
 
-def _before_forwarding(match: Any) -> str:
-    """The second group where there is one, which is the address before forwarding; else the first."""
-    groups = [group for group in match.groups() if group]
-    if not groups:
+def _address_in(match: Any) -> str:
+    """The address of a match: the last group that has one, which is the address before forwarding."""
+    last = max((number for number, group in enumerate(match.groups(), 1) if group), default=0)
+    if not last:
         return ""
-    return str(groups[-1].decode("utf-8", "replace")).strip(" .'`*").removeprefix("mailto:").removeprefix("smtp:")
+    octets, at = match.string, match.start(last)
+    while at > 0 and octets[at - 1] in _ATEXT and match.end(last) - at < 320:  # began in the middle of a local part
+        at -= 1
+    text = octets[at : match.end(last)].decode("utf-8", "replace")
+    return cleaned(text)
+
+
+def cleaned(text: str) -> str:
+    """An address without what touches it: quotes, and words of languages that put no space between words."""
+    text = text.strip(" .'`*_=").removeprefix("mailto:").removeprefix("smtp:").removeprefix("SMTP:")
+    if text.isascii():
+        return text
+    local, at, domain = text.rpartition("@")
+    spoken = [place.end() for place in SPOKEN.finditer(local)]
+    if spoken and local[spoken[-1] :].isascii() and local[spoken[-1] :]:
+        local = local[spoken[-1] :]
+    if (place := SPOKEN.search(domain)) is not None and place.start() and domain[place.start() - 1].isalnum():
+        domain = domain[: place.start()]
+    return (local + at + domain).strip(" .'`*")
 
 
 def allowed(address: str, never: Iterable[str]) -> bool:
@@ -196,10 +266,6 @@ def _with_diagnostics(
     return recipients
 
 
-_HEADER_LINE = re2.compile(
-    rb"(?m)^[ \t>|*.-]{0,8}(?:to|from|cc|bcc|reply-to|sender|subject|sent|date|return-path|an|von|de|para)\s?:[^\n]*$",
-    options(),
-)
 _REPLY_LINE = re2.compile(
     rb"(?m)^[^\n]*?(?:\b[45][0-5]\d[ -](?:#?[45]\.\d{1,3}\.\d{1,3}|[A-Za-z<])|\(?#[45]\.\d{1,3}\.\d{1,3})"
     rb"[^\n]*(?:\n[ \t]+[^\n]+)?",
