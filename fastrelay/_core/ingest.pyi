@@ -11,6 +11,7 @@ LINGER_SECONDS: float
 
 class Connection:
     large: Any
+    inbound: Any
     mail: Any
     user: bytes | None
     verify_header: Callable[[bytes], bytes | None] | None

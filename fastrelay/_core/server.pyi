@@ -20,6 +20,7 @@ class SmtpServer:
     verify_recipient: Callable[[bytes], bytes | None] | None
     verify_sender: Callable[[bytes], bytes | None] | None
     may_relay: bool
+    without_dsn: bool
     offer_starttls: bool
     offer_auth: bytes | None
     auth_needs_tls: bool
@@ -49,6 +50,8 @@ class SmtpServer:
     def output_length(self) -> int: ...
     @property
     def backlog(self) -> int: ...
+    @property
+    def collected(self) -> int: ...
     @property
     def waiting(self) -> bool: ...
     def __init__(

@@ -33,6 +33,7 @@ from fastrelay.config.security import ListenerAuth, ListenerTls
 from fastrelay.config.sending import Assignment
 from fastrelay.ingest.assign import NOBODY, Assigner
 from fastrelay.ingest.auth import Authenticator, is_loopback
+from fastrelay.ingest.inbound import Addresses, InboundMail
 from fastrelay.ingest.large import LargeContent
 from fastrelay.ingest.proxy import ProxyFault, read_header
 from fastrelay.metrics import names
@@ -63,15 +64,17 @@ class Door:
     auth: ListenerAuth
     mail: Assignment | None
     proxies: Networks
+    inbound: Addresses | None = None  # the addresses that take what comes back; then nothing is relayed
 
     @classmethod
     def of(cls, config: Config, listener: SmtpListener) -> Door:
         return cls(
             listener,
             listener.tls or ("none" if config.tls.certificate is None else "starttls"),
-            listener.auth or ("none" if config.auth.users is None else "optional"),
+            "none" if listener.inbound else listener.auth or ("none" if config.auth.users is None else "optional"),
             listener.mail if listener.mail != NOBODY else None,
             tuple(ipaddress.ip_network(network) for network in listener.proxy_from),
+            Addresses(listener.inbound) if listener.inbound else None,
         )
 
 
@@ -94,6 +97,7 @@ class Listener:
         self.limits: ServerLimits | None = None
         self.tls = ServerTls(app)
         self.auth = Authenticator(app)
+        self.inbound = InboundMail(app)
         self.configure()
 
     def configure(self) -> None:
@@ -106,6 +110,7 @@ class Listener:
         self.auth.configure()
         if self.limits is not None and config.tls.certificate is None:
             self.limits.tls_refusal = NO_TLS_NOW  # for clients that were told of STARTTLS before
+            self.inbound.limits.tls_refusal = NO_TLS_NOW
         self.limits = ServerLimits(
             message_size=config.limits.message_size_bytes,
             recipients=config.limits.recipients_per_message,
@@ -114,6 +119,7 @@ class Listener:
             idle_seconds=config.smtp.idle_timeout_seconds,
             data_seconds=config.smtp.data_timeout_seconds,
         )
+        self.inbound.configure(config)
         self.spill_bytes = min(config.spool.large_message_bytes, 1024 * 1024)
         self.bare_line_ends = config.smtp.bare_line_ends
         self.hostname = config.hostname.encode()
@@ -152,6 +158,7 @@ class Listener:
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
             loop.add_reader(sock.fileno(), self._accept, sock)
+        self.inbound.start()
 
     def stop_listening(self) -> None:
         """Closes the listening sockets; connections go on."""
@@ -238,6 +245,8 @@ class Listener:
                     return
                 else:
                     refusal = BALANCERS_ONLY
+            if door.inbound is not None and self.inbound.full:
+                refusal = TOO_MANY
             await self._greet(sock, door, address, client, refusal)
         except ProxyFault as fault:
             self._bad_proxy(address, str(fault))
@@ -254,13 +263,7 @@ class Listener:
         self, sock: socket.socket, door: Door, peer: str, client: str | None, refusal: bytes | None
     ) -> None:
         """`client` None: a balancer at `peer` does not say whom it comes for, which proves no right to relay."""
-        server = SmtpServer(
-            self.hostname,
-            self.limits,  # type: ignore[arg-type]
-            may_relay=client is not None and self.may_relay(client),
-            spill_bytes=self.spill_bytes,
-            bare_line_ends=self.bare_line_ends,
-        )
+        server = self._server(door, client)
         loopback = is_loopback(peer) and (client is None or is_loopback(client)) if door.auth != "none" else False
         connection = Connection(
             server, self._app.engine, self, (client or peer).encode(), refusal, door.mail, door, loopback
@@ -270,11 +273,34 @@ class Listener:
             server.offer_starttls = door.tls == "starttls" and self.tls.context is not None
             server.auth_required = door.auth == "required"
             self._offer_auth(connection)
+        if door.inbound is not None:
+            connection.inbound = self.inbound
+            self.inbound.connections.add(connection)
         self._task_of[connection] = cast("asyncio.Task[None]", asyncio.current_task())
         try:
             await self._connect(sock, connection)
         finally:
             self._task_of.pop(connection, None)
+            if connection not in self.connections:
+                self.inbound.closed(connection)
+
+    def _server(self, door: Door, client: str | None) -> SmtpServer:
+        """The machine for a connection that came in by `door`."""
+        if door.inbound is None:
+            return SmtpServer(
+                self.hostname,
+                self.limits,  # type: ignore[arg-type]
+                may_relay=client is not None and self.may_relay(client),
+                spill_bytes=self.spill_bytes,
+                bare_line_ends=self.bare_line_ends,
+            )
+        limits = self.inbound.limits
+        server = SmtpServer(
+            self.hostname, limits, may_relay=True, spill_bytes=limits.message_size, bare_line_ends="repair"
+        )
+        server.verify_recipient = door.inbound.verify
+        server.without_dsn = True
+        return server
 
     async def _connect(self, sock: socket.socket, connection: Connection) -> None:
         """To a transport, over TLS if that is implicit."""
@@ -400,6 +426,8 @@ class Listener:
 
     def closed(self, connection: Connection) -> None:
         self.connections.discard(connection)
+        if connection.inbound is not None:
+            self.inbound.closed(connection)
         self._app.balance.publish()
 
     def refused(self, replies: bytes) -> None:
@@ -425,12 +453,14 @@ class Listener:
             connection.tick(now)
         self.tls.look(now)
         self.auth.tick(now)
+        self.inbound.tick(now)
 
     def close(self) -> None:
         """The worker ends; connections were cut before."""
         for task in (*self._opening, *self._upgrading):
             task.cancel()
         self.auth.close()
+        self.inbound.close()
 
     def shut_idle(self, now: float) -> int:
         """421 to every connection without a message in hand; gives how many are still busy."""

@@ -12,6 +12,7 @@ cdef class Connection:
     cdef readonly bytes refusal
     cdef public object large
     cdef readonly object door       # the listener that it came in by (ingest/listener.py), or None
+    cdef public object inbound      # takes its mail in place of the engine (ingest/inbound.py), or None
     cdef public object mail         # what its mail is assigned (ingest/assign.py), or None
     cdef public bytes user          # who authenticated, or None
     cdef public object verify_header  # of each message: gives None, or the reply that refuses it; or None

@@ -80,6 +80,8 @@ cdef class Connection:
         try:
             self.server.receive_bytes(self.buffer, n, now)
             self.pump(now)
+            if self.inbound is not None:
+                self.inbound.grown(self, self.server.collected, now)
         except Exception as error:
             self.listener.broke(self, error)
 
@@ -192,6 +194,13 @@ cdef class Connection:
         """A whole message was read: into the spool, or refused."""
         cdef bytes refusal
         cdef Envelope envelope = self.server.envelope
+        if self.inbound is not None:
+            refusal = self.inbound.take(self, envelope, now)
+            if refusal is not None:
+                self.server.answer(refusal, now)
+            else:
+                self.waiting = True
+            return 0
         envelope.event_part = self.event_part
         if self.verify_header is not None:
             refusal = self._header_verified(envelope)

@@ -22,6 +22,7 @@ cdef class SmtpServer:
     cdef public object verify_recipient
     cdef public object verify_sender
     cdef public bint may_relay
+    cdef public bint without_dsn  # DSN is not offered: nobody would report
     cdef public bint offer_starttls
     cdef public bytes offer_auth  # mechanisms, b"PLAIN LOGIN"; None: no AUTH
     cdef public bint auth_needs_tls  # there would be mechanisms under TLS

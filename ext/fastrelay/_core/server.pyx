@@ -295,6 +295,11 @@ cdef class SmtpServer:
         return self._held.length - self._held_from + self._intake.chunk_octets
 
     @property
+    def collected(self):
+        """Octets of a content that is being read, as far as they are kept in memory."""
+        return self._intake.unstuffer.content.length
+
+    @property
     def waiting(self):
         """Whether a message waits for answer()."""
         return self._phase == WAIT
@@ -572,11 +577,12 @@ cdef class SmtpServer:
         if not esmtp:
             return self._say(b"250 %b\r\n" % self.hostname)
         return self._say(
-            b"250-%b\r\n250-PIPELINING\r\n250-SIZE %d\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n250-DSN\r\n"
+            b"250-%b\r\n250-PIPELINING\r\n250-SIZE %d\r\n250-8BITMIME\r\n250-SMTPUTF8\r\n250-CHUNKING\r\n%b"
             b"250-ENHANCEDSTATUSCODES\r\n%b%b%b250 LIMITS RCPTMAX=%d\r\n"
             % (
                 self.hostname,
                 self.limits.message_size,
+                b"" if self.without_dsn else b"250-DSN\r\n",
                 b"250-STARTTLS\r\n" if self.offer_starttls and not self.tls and self.user is None else b"",
                 b"250-AUTH %b\r\n" % self.offer_auth if self.offer_auth is not None and self.user is None else b"",
                 b"250-REQUIRETLS\r\n" if self.tls else b"",
