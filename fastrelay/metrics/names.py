@@ -362,6 +362,18 @@ BOUNCE_MESSAGES = _counter(
 )
 BOUNCES_OWED = _gauge("bounces_owed", "Messages that a bounce message is owed for; at most 50,000 a worker count.")
 
+# Webhooks
+WEBHOOK_REQUESTS = _counter("webhook_requests", "Requests to webhooks that ended, by result.", "webhook", "result")
+WEBHOOK_EVENTS = _counter("webhook_events", "Events that a webhook has taken.", "webhook")
+WEBHOOK_DROPPED = _counter(
+    "webhook_dropped_events", "Events that a webhook never took: too_old (give_up), or refused for good.",
+    "webhook", "reason",
+)  # fmt: skip
+WEBHOOK_LAG_SECONDS = _gauge("webhook_lag_seconds", "Age of the oldest event that a webhook has not taken.", "webhook")
+WEBHOOK_LAG_BYTES = _gauge(
+    "webhook_lag_bytes", "What a webhook has not read yet of the event logs that it is in.", "webhook"
+)
+
 # Ourselves
 ERRORS = _counter("errors", "Errors inside the relay that an operator should look at, by part.", "where")
 WORKER_UP = _gauge("worker_up", "1 when the worker is ready.", "worker", of_supervisor=True)

@@ -1,4 +1,4 @@
-"""Bounce messages of ours: what a delivery status notification says, and how it is written (RFC 3464, 3461, 6522, 6533).
+"""Bounce messages of ours: what a delivery status notification says and how it is written (RFC 3464, 6522, 6533).
 
     build(report) → header and body, lines ending in CRLF
 
