@@ -25,6 +25,7 @@ _OF_RECIPIENT = _ABOUT | {"remote-mta", "last-attempt-date", "will-retry-until",
 _OF_MESSAGE = frozenset({"reporting-mta", "original-envelope-id", "arrival-date", "original-message-id"})
 _OF_MESSAGES = frozenset({"received", "message-id", "return-path", "dkim-signature", "subject", "content-type"})
 _LOOKS_LIKE_ONE = re.compile(rb"^(?:final|original)-recipient[ \t]*:", re.I | re.M)
+_SHIFTED = re.compile(rb"^([ \t>|]{1,20})(?:final|original)-recipient[ \t]*:", re.I | re.M)  # quoted or indented
 _HAS_OUTCOME = re.compile(rb"^(?:action|status|diagnostic-code|reporting-mta)[ \t]*:", re.I | re.M)
 _STATUS = re.compile(r"(?<![\d.])([245])\.(\d{1,3})\.(\d{1,3})(?!\d|\.\d)")
 _TYPE = re.compile(
@@ -66,11 +67,15 @@ def groups_of(part: Part) -> list[Group]:
     octets = part.content()[:MAX_REPORT_OCTETS]
     charset = part.parameters.get("charset", "")
     if b"\x00" in octets:  # UTF-16, which has no lines before it is decoded
-        octets, charset = decode(octets, charset).encode("utf-8", "replace"), "utf-8"
+        named = charset.lower().startswith("utf-") or not octets.startswith((b"\xff\xfe", b"\xfe\xff"))
+        octets = decode(octets, charset if named else "utf-16").replace("\x00", "").encode("utf-8", "replace")
+        charset = "utf-8"
     octets = one_line_end(octets)
     # Some programs give the report a type whose body has a header of its own, which is then its first group.
     if part.parts and not _LOOKS_LIKE_ONE.search(octets):
         octets = b"\n\n".join(below.body for below in part.parts)
+    if (prefix := _SHIFTED.search(octets)) is not None and not _LOOKS_LIKE_ONE.search(octets):
+        octets = (b"\n" + octets).replace(b"\n" + prefix[1], b"\n").replace(b"\n" + prefix[1].rstrip() + b"\n", b"\n\n")
     groups: list[Group] = []
     at = 0
     fields_in_all = 0
@@ -188,7 +193,7 @@ def address_of(value: str) -> str:
     if text.startswith("@") and ":" in text:  # a source route (RFC 5321 appendix C)
         text = text.partition(":")[2]
     text = text.removeprefix("mailto:").removeprefix("rfc822;").removeprefix("SMTP:").strip(" ,;:'<>")
-    return text[:512]
+    return text[:512].removesuffix(".")
 
 
 def _unescaped(match: re.Match[str]) -> str:
