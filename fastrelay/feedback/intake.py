@@ -170,10 +170,12 @@ class Intake(Part):
         kind, found = await asyncio.get_running_loop().run_in_executor(self._threads, self._read, message)
         acts = {"complaint": self._complaint, "report": self._report, "unsubscribe": self._unsubscribe}
         act = acts.get(kind, self._bounce if kind == "bounce" else None)
-        matched = "no"
         if act is not None:
             matched = await act(message, found, digest)
             await self._synced(digest)
+        else:
+            field = found.original.reference if found is not None else ""
+            matched = said(self.matcher.proofs(message.recipients, field) or None)
         self._count(kind, matched, began)
         return TAKEN
 
@@ -255,8 +257,7 @@ class Intake(Part):
             await done
 
     async def _complaint(self, message: Inbound, found: Any, digest: bytes) -> str:
-        part: Any = getattr(self._desk, "complaints", None)
-        return said(await finished(part.take(message, found))) if part is not None else "no"
+        return said(await self._desk.complaints.take(message, found))
 
     async def _report(self, message: Inbound, found: Any, digest: bytes) -> str:
         part: Any = getattr(self._desk, "reports", None)
@@ -264,10 +265,9 @@ class Intake(Part):
 
     async def _unsubscribe(self, message: Inbound, found: Any, digest: bytes) -> str:
         """Who wrote to an address of List-Unsubscribe: the reference stands in it, in the subject, or in the text."""
-        part: Any = getattr(self._desk, "unsubscribe", None)
         for octets in (b" ".join(message.recipients), message.octets[:UNSUBSCRIBE_OCTETS]):
             for reference in self.matcher.tokens(octets):
-                if part is not None and said(await finished(part.take_mail(reference))) == "yes":
+                if await self._desk.unsubscribe.take_mail(reference) is not None:
                     return "yes"
         return "no"
 
