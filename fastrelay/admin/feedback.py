@@ -26,6 +26,7 @@ COMMAND = (sys.executable, "-m", "fastrelay.feedback.process")
 RELOAD_SECONDS = 30.0
 COMMAND_SECONDS = 600.0
 WAIT_SECONDS = 5.0
+COMPLAINT_RATES = "complaint_rates"  # complaints.EVENT, which is not imported for its weight
 # Control commands that it answers, by what stands before the dot.
 COMMANDS = ("suppress", "events", "reports", "complaints", "inbound", "unsubscribe")
 
@@ -48,6 +49,8 @@ class FeedbackKeeper:
         self._state_dir = state_dir
         self._report = report
         self._told = config
+        # [by, name, deliveries, complaints, share or None] of complaints.window, for the metrics.
+        self.complaint_rates: list[list[Any]] = []
         Environment(os.path.join(state_dir, STORE), DATABASES, map_bytes=MAP_BYTES).close()
         self.slab = Slab(os.path.join(state_dir, "slab.feedback"), create=True)
         self.slab.reset_gauges()
@@ -69,7 +72,10 @@ class FeedbackKeeper:
         self.slab.reset_gauges()
 
     def on_report(self, slot: WorkerSlot, message: dict[str, Any]) -> None:
-        self._report(slot, message)
+        if message.get("event") == COMPLAINT_RATES:
+            self.complaint_rates = message["rows"]
+        else:
+            self._report(slot, message)
 
     # --- what the supervisor asks ---
 

@@ -147,6 +147,9 @@ COMMANDS = {
     "doctor": ("fastrelay.cli.doctor:doctor", "Find what would land mail in spam, and the exact mend."),
     "classify": ("fastrelay.cli.classify:classify", "Tell what an SMTP reply means, and about whom."),
     "bounce": ("fastrelay.cli.bounce:bounce", "Read bounce messages: who, why, about which mail."),
+    "complaint": ("fastrelay.cli.complaints:complaint", "Read complaints: who, about which mail."),
+    "complaints": ("fastrelay.cli.complaints:complaints", "Complaint rates, against the lines of 0.1 and 0.3 %."),
+    "suppress": ("fastrelay.cli.suppress:suppress", "The suppression list: look, add, remove, import, export."),
     "send": ("fastrelay.cli.send:send", "Send one test message and show the dialogue."),
     "demo": ("fastrelay.cli.demo:demo", "Relay a campaign to an internet in a box."),
 }

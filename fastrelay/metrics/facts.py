@@ -8,7 +8,7 @@ workers were told. Series of a place that is no provider of its own (an unknown 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fastrelay.config.schema import Config
@@ -29,12 +29,17 @@ def add_relay(facts: Facts, relay: Any) -> None:
     reports = getattr(relay, "tls_reports", None)
     if reports is not None:
         add_tls_reports(facts, reports.results, reports.waiting)
+    feedback = getattr(relay, "feedback", None)
+    if feedback is not None:
+        add_complaints(facts, feedback.complaint_rates)
 
 
 def add_config(facts: Facts, config: Config) -> None:
     """Bounds that alerts compare with."""
     facts.set(names.QUEUE_LIMIT, config.limits.queued_recipients)
     facts.set(names.SPOOL_RESERVE_BYTES, config.spool.reserve_bytes)
+    facts.set(names.COMPLAINT_WARN, config.complaints.warn_share)
+    facts.set(names.COMPLAINT_LIMIT, config.complaints.limit_share)
 
 
 def add_processes(facts: Facts, pids: Iterable[tuple[int, int | None]]) -> None:
@@ -58,6 +63,16 @@ def add_tls_reports(facts: Facts, results: Mapping[str, int], waiting: int) -> N
     for result in names.TLS_REPORT_RESULTS:
         facts.set(names.TLS_REPORTS, results.get(result, 0), result)
     facts.set(names.TLS_REPORTS_WAITING, waiting)
+
+
+def add_complaints(facts: Facts, rows: Iterable[Sequence[Any]]) -> None:
+    """Complaint rates as the feedback process tells them: by, name, deliveries, complaints, share or None."""
+    for by, name, delivered, complaints, share in rows:
+        labels = (str(by), str(name) or "all")
+        facts.set(names.COMPLAINT_DELIVERED, float(delivered), *labels)
+        facts.set(names.COMPLAINT_COUNT, float(complaints), *labels)
+        if share is not None:
+            facts.set(names.COMPLAINT_SHARE, float(share), *labels)
 
 
 def add_governor(facts: Facts, state: Mapping[str, Any], provider_of: Callable[[str], str] | None = None) -> None:

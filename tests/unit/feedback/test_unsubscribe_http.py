@@ -206,7 +206,7 @@ def test_after_the_entry_was_removed_it_counts_again(tmp_path: Path) -> None:
     async def story(bench: Bench) -> None:
         await bench.ask("POST", data=ONE_CLICK)
         listed = bench.desk.suppression.list.entries(b"reader@mailbox.example")
-            assert len(await bench.desk.suppression.take_out(listed)) == 1
+        assert len(await bench.desk.suppression.take_out(listed)) == 1
         await bench.ask("POST", data=ONE_CLICK)
         keys = [one["key"] for one in bench.events("unsubscribed")]
         assert len(set(keys)) == 2

@@ -25,7 +25,12 @@ WARM = {
 def test_bounds_of_the_configuration() -> None:
     facts = Facts()
     made.add_config(facts, Config("mta.test", limits=Limits(queued_recipients=77), spool=Spool(reserve_bytes=99)))
-    assert facts.values == {(names.QUEUE_LIMIT.name, ()): 77, (names.SPOOL_RESERVE_BYTES.name, ()): 99}
+    assert facts.values == {
+        (names.QUEUE_LIMIT.name, ()): 77,
+        (names.SPOOL_RESERVE_BYTES.name, ()): 99,
+        (names.COMPLAINT_WARN.name, ()): 0.001,
+        (names.COMPLAINT_LIMIT.name, ()): 0.003,
+    }
 
 
 def test_processor_time_of_a_process() -> None:
@@ -78,6 +83,7 @@ def test_a_supervisor_without_a_governor() -> None:
     made.add_relay(facts, relay)
     assert {name for name, _ in facts.values} == {
         "fastrelay_queue_limit_recipients", "fastrelay_spool_reserve_bytes", "fastrelay_worker_cpu_seconds_total",
+        "fastrelay_complaint_warn_share", "fastrelay_complaint_limit_share",
     }  # fmt: skip
 
 
@@ -98,4 +104,21 @@ def test_tls_reports_are_counted_from_0() -> None:
         ("fastrelay_tls_reports_total", ("none",)): 0,
         ("fastrelay_tls_reports_total", ("failed",)): 0,
         ("fastrelay_tls_reports_waiting", ()): 2,
+    }
+
+
+def test_complaint_rates_as_they_were_told() -> None:
+    rows = [["all", "", 2000, 3, 0.0015], ["campaign", "autumn", 10, 1, None]]
+    facts = Facts()
+    relay = SimpleNamespace(config=Config("mta.test"), slots=[], feedback=SimpleNamespace(complaint_rates=rows))
+    made.add_relay(facts, relay)
+    found = {key: n for key, n in facts.values.items() if key[0].startswith("fastrelay_complaint")}
+    assert found == {
+        ("fastrelay_complaint_warn_share", ()): 0.001,
+        ("fastrelay_complaint_limit_share", ()): 0.003,
+        ("fastrelay_complaint_window_delivered", ("all", "all")): 2000,
+        ("fastrelay_complaint_window_complaints", ("all", "all")): 3,
+        ("fastrelay_complaint_share", ("all", "all")): 0.0015,
+        ("fastrelay_complaint_window_delivered", ("campaign", "autumn")): 10,
+        ("fastrelay_complaint_window_complaints", ("campaign", "autumn")): 1,
     }
