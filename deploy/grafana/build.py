@@ -36,6 +36,8 @@ GOOD_AT_0 = [(None, GREEN), (1, RED)]
 GOOD_AT_1 = [(None, RED), (1, GREEN)]
 DAY = 86400
 ATTEMPTS = 'outcome=~"delivered|deferred|failed",source!="none"'
+BAD_ADDRESS = ',class=~"bad_mailbox|bad_domain|inactive",kind="hard",outcome="failed"'
+ENDED = ',outcome=~"delivered|failed"'
 
 JOB = variable("job", "Job", "label_values(fastrelay_build_info, job)", all_values=False)
 INSTANCE = variable("instance", "Relay", 'label_values(fastrelay_build_info{job="$job"}, instance)', all_values=True)
@@ -391,6 +393,30 @@ def security() -> dict[str, Any]:
                      [JOB, INSTANCE], panels)  # fmt: skip
 
 
+def feedback() -> dict[str, Any]:
+    refused = rate("refusals_total", PROVIDER, "class")
+    panels = [
+        row("What refusals say"),
+        graph("By class", 12, [(refused, "{{class}}")], "cps", stack=True, height=10,
+              words="Refused, deferred and given up recipients. `fastrelay classify` explains one reply."),
+        graph("Blocks and throttles, by provider", 12, [
+            (rate("refusals_total", PROVIDER + ',class=~"rate|reputation_block|spam_content|authentication|policy"',
+                  "provider, class"), "{{provider}}: {{class}}")
+        ], "cps", height=10, words="About us or the message: no address is bad for it."),
+        graph("Bad addresses, of what was delivered or failed", 12, [
+            (f"{rate('refusals_total', PROVIDER + BAD_ADDRESS, 'provider')} / "
+             f"({rate('outcomes_total', PROVIDER + ENDED, 'provider')} > 0)", "{{provider}}")
+        ], "percentunit", words="bad_mailbox, bad_domain and inactive, for good. Above 2 % the list is old."),
+        table("Class and provider, last hour", 12, [
+            ("failed", in_an_hour("refusals_total", PROVIDER + ',outcome="failed"', "class, provider"), "short"),
+            ("deferred", in_an_hour("refusals_total", PROVIDER + ',outcome="deferred"', "class, provider"), "short"),
+            ("expired", in_an_hour("refusals_total", PROVIDER + ',outcome="expired"', "class, provider"), "short"),
+        ]),
+    ]  # fmt: skip
+    return dashboard("fastrelay-feedback", "fastrelay / Feedback", "What comes back: refusals, reports.",
+                     [JOB, INSTANCE, PROVIDERS], panels)  # fmt: skip
+
+
 DASHBOARDS: dict[str, Callable[[], dict[str, Any]]] = {
     "overview": overview,
     "providers": providers_and_sources,
@@ -398,6 +424,7 @@ DASHBOARDS: dict[str, Callable[[], dict[str, Any]]] = {
     "queue": queue,
     "workers": workers,
     "security": security,
+    "feedback": feedback,
 }
 
 

@@ -8,7 +8,10 @@ stand from the precise to the general: words of a provider, words that anybody u
 expressions are asked in one pass of one automaton (RE2::Set), whose time is linear in the text.
 
 An enhanced code counts only where its class is the reply's first digit (RFC 2034 section 4); hosts that say
-`550 4.2.2` mean either, and nobody knows which.
+`550 4.2.2` mean either, and nobody knows which. Addresses in a reply are no words: nobody is a spammer for the reply
+`<spam@example.com>: user unknown`.
+
+An operator's own file (`replies` of the configuration) is tried before the built-in rules.
 
 Known faults: text in other languages than those of the large providers falls through to the codes.
 """
@@ -16,10 +19,12 @@ Known faults: text in other languages than those of the large providers falls th
 from __future__ import annotations
 
 import functools
+import logging
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from importlib import resources
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import msgspec
 import re2  # type: ignore[import-untyped]
@@ -30,7 +35,7 @@ from fastrelay.config.tree import BAD
 from fastrelay.errors import ConfigError, ConfigProblem
 from fastrelay.limits.matching import one_line
 from fastrelay.limits.rules_file import (
-    TEXT_OCTETS,
+    MAX_RULES,
     EnhancedPattern,
     ProviderName,
     Regex,
@@ -43,6 +48,11 @@ from fastrelay.limits.rules_file import (
     regex_octets,
     regex_options,
 )
+
+if TYPE_CHECKING:
+    from fastrelay.config.schema import Config
+
+log = logging.getLogger(__name__)
 
 ReplyClass = Literal[
     "bad_mailbox", "bad_domain", "inactive", "quota", "size", "policy", "spam_content", "reputation_block",
@@ -61,8 +71,12 @@ ABOUT: dict[str, About] = {
     "other": "us",
 }  # fmt: skip
 ALWAYS_SOFT = frozenset({"rate", "greylist", "quota", "connection"})
+KINDS: tuple[str, ...] = get_args(Kind)
 KEPT_TEXTS = 4096
+TEXT_OCTETS = 1024  # so much of a reply is held against the rules; what it means it says at its beginning
+NO_WORDS = b"a@b"  # stands for an address
 
+_ADDRESS = re.compile(rb"[^\s<>()\[\]:;,\"'=@]+@[^\s<>()\[\];,\"']+")
 _ENHANCED = re.compile(r"(?<![\d.])([245])\.(\d{1,3})\.(\d{1,3})(?![\d.]*\d)")
 _REPLY = re.compile(r"(?<![\d.:\[-])([245][0-5]\d)(?:[ -]+#?([245]\.\d{1,3}\.\d{1,3})(?![\d.]*\d))?(?=[\s:;,.<(-]|$)")
 
@@ -80,8 +94,10 @@ class ReplyRule(Struct, frozen=True):
     about: About | None = None
     source: str | None = None
 
-    def holds_for(self, code: int, enhanced: str) -> bool:
-        """Whether the reply's codes are ones that it names."""
+    def holds_for(self, code: int, enhanced: str, provider: str) -> bool:
+        """Whether provider and codes are ones that it names."""
+        if self.providers and provider not in self.providers:
+            return False
         if self.codes and not any(code_matches(pattern, code) for pattern in self.codes):
             return False
         return not self.enhanced or any(enhanced_matches(pattern, enhanced) for pattern in self.enhanced)
@@ -115,18 +131,32 @@ class ReplyClasses:
 
     def __init__(self, rules: Iterable[ReplyRule]) -> None:
         self.rules = list(rules)
-        self._of_provider: dict[str, _Matcher] = {}
+        self._places: list[int] = []  # of the set's expressions among the rules
+        # The first rule without words, by provider and codes; and what texts mean that came lately.
+        self._coded_kept: dict[tuple[str, int, str], int] = {}
         self._kept: dict[tuple[str, int, str, bytes], Classified] = {}
+        self._set = re2.Set.SearchSet(regex_options())
+        for at, rule in enumerate(self.rules):
+            if rule.match is not None:
+                self._set.Add(regex_octets(rule.match))
+                self._places.append(at)
+        if self._places:
+            self._set.Compile()
 
-    def classify(self, code: int, enhanced: str, text: bytes, provider: str = "other") -> Classified:
+    def classify(
+        self, code: int, enhanced: str, text: bytes, provider: str = "other", recipient: bytes = b""
+    ) -> Classified:
         """The class of a refusal.
 
-        code      of the reply, 0 where nobody knows (then the enhanced code's class is taken, else a 5xx)
-        enhanced  its enhanced code, or ""; one of another class than the code's is left aside
-        text      as the reply has it, lines joined by a newline; the first 2048 octets count
-        provider  whose host said it; `other` where nobody knows
+        code       of the reply, 0 where nobody knows (then the enhanced code's class is taken, else a 5xx)
+        enhanced   its enhanced code, or ""; one of another class than the code's is left aside
+        text       as the reply has it, lines joined by a newline; the first 1024 octets count
+        provider   whose host said it; `other` where nobody knows
+        recipient  whom it is about, where that is known: replies that differ in it alone are looked at once
         """
         text = text[:TEXT_OCTETS]
+        if recipient:
+            text = text.replace(recipient, NO_WORDS)
         key = (provider, code, enhanced, text)
         found = self._kept.get(key)
         if found is None:
@@ -138,11 +168,9 @@ class ReplyClasses:
     def _classify(self, code: int, enhanced: str, text: bytes, provider: str) -> Classified:
         digit = code // 100 if code else 4 if enhanced.startswith("4.") else 5
         trusted = enhanced if enhanced[:1] == str(digit) else ""
-        matcher = self._of_provider.get(provider)
-        if matcher is None:
-            own = [rule for rule in self.rules if not rule.providers or provider in rule.providers]
-            matcher = self._of_provider[provider] = _Matcher(own)
-        rule = matcher.find(code or digit * 100 + 99, trusted, one_line(text, trusted))
+        if b"@" in text:
+            text = _ADDRESS.sub(NO_WORDS, text)
+        rule = self._find(code or digit * 100 + 99, trusted, one_line(text, trusted), provider)
         means: ReplyClass = rule.means if rule is not None else "other"
         kind: Kind = "soft" if digit == 4 or means in ALWAYS_SOFT else "hard"
         about = ABOUT[means]
@@ -150,38 +178,52 @@ class ReplyClasses:
             kind, about = rule.kind or kind, rule.about or about
         return Classified(means, kind, about, code, trusted, rule)
 
+    def _find(self, code: int, enhanced: str, text: bytes, provider: str) -> ReplyRule | None:
+        best = self._coded(code, enhanced, provider)
+        if self._places and text:
+            for hit in self._set.Match(text) or ():
+                at = self._places[hit]
+                if at < best and self.rules[at].holds_for(code, enhanced, provider):
+                    best = at
+        return self.rules[best] if best < len(self.rules) else None
 
-class _Matcher:
-    """The rules for one provider."""
-
-    def __init__(self, rules: Sequence[ReplyRule]) -> None:
-        self._rules = rules
-        self._places: list[int] = []  # of the set's expressions among the rules
-        self._by_codes: dict[tuple[int, str], int] = {}  # the first rule without words; bounded by what codes there are
-        self._set = re2.Set.SearchSet(regex_options())
-        for at, rule in enumerate(rules):
-            if rule.match is not None:
-                self._set.Add(regex_octets(rule.match))
-                self._places.append(at)
-        if self._places:
-            self._set.Compile()
-
-    def find(self, code: int, enhanced: str, text: bytes) -> ReplyRule | None:
-        hits = sorted(self._places[at] for at in self._set.Match(text) or ()) if self._places and text else ()
-        worded = next((at for at in hits if self._rules[at].holds_for(code, enhanced)), len(self._rules))
-        at = min(worded, self._coded(code, enhanced))
-        return self._rules[at] if at < len(self._rules) else None
-
-    def _coded(self, code: int, enhanced: str) -> int:
-        at = self._by_codes.get((code, enhanced))
+    def _coded(self, code: int, enhanced: str, provider: str) -> int:
+        """The place of the first rule without words that holds."""
+        key = (provider, code, enhanced)
+        at = self._coded_kept.get(key)
         if at is None:
-            if len(self._by_codes) >= KEPT_TEXTS:
-                self._by_codes.clear()
+            if len(self._coded_kept) >= KEPT_TEXTS:
+                self._coded_kept.clear()
             holds = (
-                at for at, rule in enumerate(self._rules) if rule.match is None and rule.holds_for(code, enhanced)
+                at
+                for at, rule in enumerate(self.rules)
+                if rule.match is None and rule.holds_for(code, enhanced, provider)
             )
-            at = self._by_codes[code, enhanced] = next(holds, len(self._rules))
+            at = self._coded_kept[key] = next(holds, len(self.rules))
         return at
+
+
+class ConfiguredClasses:
+    """The rules of a configuration that may change: the operator's, then the built-in ones."""
+
+    def __init__(self, config: Callable[[], Config]) -> None:
+        self._config_of = config
+        self._config: Config | None = None
+        self._classes: ReplyClasses | None = None
+
+    def classify(
+        self, code: int, enhanced: str, text: bytes, provider: str = "other", recipient: bytes = b""
+    ) -> Classified:
+        """As ReplyClasses.classify."""
+        return self.now().classify(code, enhanced, text, provider, recipient)
+
+    def now(self) -> ReplyClasses:
+        """The rules that hold now."""
+        config = self._config_of()
+        if config is not self._config or self._classes is None:
+            self._classes = classes_of(config)
+            self._config = config
+        return self._classes
 
 
 def parse_reply(text: str) -> tuple[int, str]:
@@ -210,25 +252,29 @@ def normal_status(status: str) -> str:
 # -- reading ----------------------------------------------------------------------------------------------------------
 
 
-def read_replies(text: str, name: str, *, timed: bool = True) -> tuple[list[ReplyRule], list[ConfigProblem]]:
+def read_replies(
+    text: str, name: str, providers: Collection[str] = (), *, timed: bool = True, sourced: bool = True
+) -> tuple[list[ReplyRule], list[ConfigProblem]]:
     """The rules in a text that came from the file `name`, and everything that is wrong with them.
 
-    timed   try how long expressions take (what was checked before need not be)
+    providers  names of the configuration's own providers, beside the built-in ones
+    timed      try how long expressions take (what was checked before need not be)
+    sourced    each rule has to say where it is from
     """
     from fastrelay.config import load  # only here: the configuration's own rules look at this package
 
-    reader = _Reader(name, known_providers(), timed)
+    reader = _Reader(name, known_providers() | set(providers), timed)
     try:
         node = load._compose(text, name)
     except ConfigError as error:
         return [], list(error.problems)
     found: Any = reader.read(node, RepliesFile, "")
     rules: list[ReplyRule] = found.rules if found is not BAD else []
-    _check_each(rules, node, reader)
+    _check_each(rules, reader, sourced)
     return rules, sorted(reader.problems, key=lambda problem: problem.line)
 
 
-def _check_each(rules: Sequence[ReplyRule], node: yaml.Node, reader: Any) -> None:
+def _check_each(rules: Sequence[ReplyRule], reader: Any, sourced: bool) -> None:
     seen: set[str] = set()
     for number, rule in enumerate(rules):
         path = f"rules[{number}]"
@@ -238,15 +284,54 @@ def _check_each(rules: Sequence[ReplyRule], node: yaml.Node, reader: Any) -> Non
         seen.add(rule.name)
         if rule.match is None and not rule.codes and not rule.enhanced:
             reader.problem(path, line, "matches every refusal", "add match, codes or enhanced")
-        if not rule.source:
+        if sourced and not rule.source:
             reader.problem(path, line, "does not say where it is from", "add source:")
+    if len(rules) > MAX_RULES:
+        reader.problem("rules", 1, f"are more than {MAX_RULES}", "join some: match: 'one|another'")
+
+
+def load_replies(path: str, providers: Collection[str] = (), *, timed: bool = True) -> list[ReplyRule]:
+    """The rules of an operator's file. Raises ConfigError."""
+    from fastrelay.config import load  # as in read_replies
+
+    rules, problems = read_replies(load._read(path), path, providers, timed=timed, sourced=False)
+    if problems:
+        raise ConfigError(problems)
+    return rules
+
+
+def check_replies_file(path: str, providers: Collection[str] = ()) -> list[ConfigProblem]:
+    """Everything that is wrong with an operator's file, in the order of its lines; [] where it can be used."""
+    try:
+        load_replies(path, providers)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
+def classes_of(config: Config) -> ReplyClasses:
+    """The rules of a configuration. A rule of the operator's takes the place of the built-in one of that name.
+
+    A file that has become unusable since it was checked is said in the log, and the built-in rules hold alone.
+    """
+    if config.replies is None:
+        return built_in_classes()
+    try:
+        own = load_replies(os.fspath(config.replies), config.providers, timed=False)
+    except ConfigError as error:
+        for problem in error.problems:
+            log.error("%s", problem)
+        log.error("the rules of `replies` can't be used; the built-in ones hold. Mend the file and reload")
+        return built_in_classes()
+    names = {rule.name for rule in own}
+    return ReplyClasses([*own, *(rule for rule in built_in_replies() if rule.name not in names)])
 
 
 @functools.cache
 def built_in_replies() -> tuple[ReplyRule, ...]:
-    """The rules that come with fastrelay (held by a test to be without problems)."""
+    """The rules that come with fastrelay (a test holds them to be without problems, so none is looked for)."""
     text = resources.files("fastrelay.config").joinpath("defaults/replies.yaml").read_text(encoding="utf-8")
-    return tuple(read_replies(text, "defaults/replies.yaml", timed=False)[0])
+    return tuple(msgspec.convert(yaml.load(text, yaml.CBaseLoader), RepliesFile, strict=False).rules)
 
 
 @functools.cache

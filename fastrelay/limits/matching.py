@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import re2  # type: ignore[import-untyped]
 
@@ -16,6 +17,7 @@ from fastrelay.config.schema import Config
 from fastrelay.errors import ConfigError
 from fastrelay.limits.rules_file import (
     TEXT_OCTETS,
+    Actions,
     Rule,
     built_in_rules,
     load_rules,
@@ -23,21 +25,45 @@ from fastrelay.limits.rules_file import (
     regex_options,
 )
 
+if TYPE_CHECKING:
+    from fastrelay.feedback.classes import Classified
+
 log = logging.getLogger(__name__)
 
 KEPT_TEXTS = 4096
+
+# What a refusal about us means where no rule has its words: the class of the reply (feedback/classes.py) → a rule. None
+# of them orders more than the adaptive rate learns from, and only a 4xx is acted on but for blocks, which are counted.
+_BY_CLASS = {"rate": "throttle", "greylist": "greylisting", "reputation_block": "block"}
+CLASS_RULES: dict[str, Rule] = {
+    name: Rule(
+        name=f"class_{name}",
+        actions=Actions(treat_as=treat_as),  # type: ignore[arg-type]
+        source=f"replies of the class {name}, as `fastrelay classify` tells it",
+    )
+    for name, treat_as in _BY_CLASS.items()
+}
 
 
 class RuleSet:
     """Rules in the order in which they are tried."""
 
-    def __init__(self, rules: Iterable[Rule] = ()) -> None:
+    def __init__(self, rules: Iterable[Rule] = (), *, by_class: bool = False) -> None:
         self.rules = list(rules)
+        self._by_class = CLASS_RULES if by_class else {}
         self.by_name: dict[str, Rule] = {}
         for rule in self.rules:
             self.by_name.setdefault(rule.name, rule)
+        for rule in self._by_class.values():
+            self.by_name.setdefault(rule.name, rule)
         self._of_provider: dict[str, _Matcher] = {}
         self._kept: dict[tuple[str, int, str, bytes], Rule | None] = {}
+
+    def for_class(self, code: int, said: Classified) -> Rule | None:
+        """The rule for a reply whose words no rule has."""
+        if said.about != "us" or (code >= 500 and said.reply_class != "reputation_block"):
+            return None
+        return self._by_class.get(said.reply_class)
 
     def find(self, provider: str, code: int, enhanced: str, text: bytes) -> Rule | None:
         """The first rule that a reply of a provider fires. `text`: as the reply has it, lines joined by a newline."""
@@ -114,4 +140,6 @@ def rules_of(config: Config) -> RuleSet:
             log.error("the rules of backoff.rules can't be used; the built-in ones hold. Mend the file and reload")
             built_in = True
     names = {rule.name for rule in own}
-    return RuleSet([*own, *(rule for rule in built_in_rules() if rule.name not in names)] if built_in else own)
+    if not built_in:
+        return RuleSet(own)
+    return RuleSet([*own, *(rule for rule in built_in_rules() if rule.name not in names)], by_class=True)

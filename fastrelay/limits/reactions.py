@@ -25,6 +25,7 @@ from fastrelay.metrics import names
 
 if TYPE_CHECKING:
     from fastrelay.app import App
+    from fastrelay.feedback.classes import Classified
 
 REPORT_SECONDS = 1.0
 FIRST_PAUSE_PER_HOUR = 180.0  # until the supervisor has said how to go on: a message in 20 s
@@ -52,12 +53,13 @@ class Reactions:
         self._told: dict[tuple[str, str, str], _Told] = {}
         self._flush_timer: asyncio.TimerHandle | None = None
 
-    def rule_for(self, site: Any, code: int, enhanced: str, text: bytes) -> Rule | None:
-        """The rule that a reply of a site fires, if any."""
+    def rule_for(self, site: Any, code: int, enhanced: str, text: bytes, said: Classified | None = None) -> Rule | None:
+        """The rule that a reply of a site fires, if any: one that has its words, else one for what the reply `said`."""
         if self._app.config is not self._config:  # the first time, and after a reload
             self._config = self._app.config
             self._rules = rules_of(self._config)
-        return self._rules.find(site.provider, code, enhanced, text)
+        found = self._rules.find(site.provider, code, enhanced, text)
+        return found if found is not None or said is None else self._rules.for_class(code, said)
 
     def refused(self, source: str, site: Any, code: int, enhanced: str, text: bytes) -> Rule | None:
         """A connection was refused, by its greeting or later: the rule that this fired is acted on."""

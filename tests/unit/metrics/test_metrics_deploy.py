@@ -15,7 +15,7 @@ from support.relay import REPO
 from fastrelay.metrics import names
 
 GRAFANA, PROMETHEUS = REPO / "deploy/grafana", REPO / "deploy/prometheus"
-DASHBOARDS = ("overview", "providers", "queue", "security", "warmup", "workers")
+DASHBOARDS = ("feedback", "overview", "providers", "queue", "security", "warmup", "workers")
 SUFFIX = re.compile(r"_(bucket|sum|count)$")
 OPERATORS = {"and", "by", "ignoring", "le", "max", "min", "offset", "on", "or", "sum", "unless"}
 

@@ -32,7 +32,9 @@ REPLIES = [
     ("550 5.1.1 user unknown", "failed", "bad_address", "nobody"),
     ("450 4.7.1 only noted", "deferred", "rcpt_refused", "noted"),
     ("550 5.7.1 only noted", "failed", "rcpt_refused", "noted"),
-    ("450 4.2.0 greylisted", "deferred", "rcpt_refused", None),
+    ("450 4.2.0 greylisted", "deferred", "greylisted", None),
+    ("550 5.7.1 too many connections", "failed", "throttled", None),
+    ("550 5.2.2 mailbox full", "failed", "rcpt_refused", None),
 ]
 
 
