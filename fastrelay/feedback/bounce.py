@@ -24,17 +24,18 @@ from __future__ import annotations
 import email
 import email.policy
 import functools
+import logging
 import re
 import warnings
 from collections.abc import Iterable
 
 import msgspec
 
-from fastrelay.feedback.bounce_forms import MAX_TEXT, allowed, built_in_forms
+from fastrelay.feedback.bounce_forms import MAX_TEXT, allowed, built_in_forms, reply_in, told
 from fastrelay.feedback.bounce_mime import Part, decode, is_message, one_line_end, read_fields, read_message
 from fastrelay.feedback.bounce_report import MAX_RECIPIENTS, Group, is_declared, is_report, read_report, typed
 from fastrelay.feedback.bounce_types import Bounce, BouncedRecipient, Original, plausible
-from fastrelay.feedback.classes import built_in_classes, parse_reply
+from fastrelay.feedback.classes import ABOUT, ALWAYS_SOFT, built_in_classes, parse_reply
 from fastrelay.route.providers import OTHER, Providers
 from fastrelay.route.providers import built_in as built_in_providers
 
@@ -76,7 +77,7 @@ def parse_bounce(
     reference_field  the field of our own that tells which message it was
     our_addresses    addresses that are never a recipient, beside those that the message itself shows
     """
-    message = read_message(octets)
+    message = read_message(octets, messages=False)
     reader = _Reader(message, verp_recipient, reference_field.lower(), our_addresses)
     found = reader.read()
     for recipient in found.recipients:
@@ -113,9 +114,12 @@ class _Reader:
             return self._made(words if words in ("challenge", "subscription") else automatic)  # type: ignore[arg-type]
         if self.message.parameters.get("report-type", "").lower() == "disposition-notification":
             return self._rejection(head) or self._made("other", form="mdn")
-        seems = built_in_forms().looks_like(self.subject, head)
         bouncy = from_system or self._bouncy_subject()
+        seems = built_in_forms().looks_like(self.subject, b"")
         if seems and not from_system and not (bouncy and seems == "subscription"):
+            return self._made(seems)  # type: ignore[arg-type]
+        seems = seems or built_in_forms().looks_like("", head)
+        if seems and not bouncy:
             return self._made(seems)  # type: ignore[arg-type]
         found = self._by_form(head) or self._by_field(head) or self._by_wrapped()
         if found is not None:
@@ -199,11 +203,15 @@ class _Reader:
         so that this comes behind all that the message says itself."""
         if self.message.content_type != "multipart/report" and not self._from_system():
             return None
-        for message in self.wrapped[:MAX_WRAPPED]:
-            parts = [part for part in message.walk() if is_declared(part)][:MAX_WRAPPED]
-            root = message.parts[0] if message.parts else message
-            if (found := self._read_reports(parts, root)) is not None:
+        waiting = self.wrapped[:MAX_WRAPPED]
+        for number in range(MAX_WRAPPED):
+            if number >= len(waiting):
+                break
+            root = read_message(waiting[number].content(), messages=False)
+            parts = list(root.walk(into_messages=False))
+            if (found := self._read_reports([part for part in parts if is_declared(part)], root)) is not None:
                 return found
+            waiting += [part for part in parts if is_message(part.content_type) and part is not root]
         return None
 
     def _read_reports(self, parts: list[Part], root: Part) -> Bounce | None:
@@ -217,6 +225,8 @@ class _Reader:
         if not recipients:
             return None
         self._find_original(b"", about, root)
+        if not self.copy:
+            self._find_original(built_in_forms().split(self._text())[1])
         recipients = self._addressed(recipients)
         if not recipients:
             return None
@@ -339,6 +349,7 @@ class _Reader:
         """By flufl.bounce; what it finds must stand in the text as an address."""
         from flufl.bounce import all_failures  # type: ignore[import-untyped]
 
+        logging.getLogger("flufl.bounce").disabled = True  # tells at length what its detectors can't read
         whole = _as_octets(self.message)[:MAX_FLUFL_OCTETS]
         try:
             with warnings.catch_warnings():
@@ -542,16 +553,16 @@ def _said_of(address: str, text: str, count: int) -> str:
     from fastrelay.feedback.bounce_forms import _reply_line, _words
 
     at = text.lower().find(address.lower()) if address else -1
+    words = ""
     if at >= 0:
         words = _words(text[at + len(address) : at + len(address) + 2000].lstrip(">:\"' "))
-        code, status = parse_reply(words)
+        code, status = reply_in(words)
         if code or status:
             return words
     if count == 1:
         line = _reply_line(text)
-        if line:
-            return _words(line)
-    return _words(text[at + len(address) : at + len(address) + 2000].lstrip(">:\"' ")) if at >= 0 else ""
+        return _words(line) if line else told(text, address, words)
+    return words
 
 
 def _as_octets(message: Part) -> bytes:
@@ -575,7 +586,7 @@ def _providers() -> Providers:
 
 def _classify(recipient: BouncedRecipient, provider: str) -> None:
     """Codes and class of a recipient, from its diagnostic and its status."""
-    code, enhanced = parse_reply(recipient.diagnostic)
+    code, enhanced = (parse_reply if recipient.diagnostic_type else reply_in)(recipient.diagnostic)
     recipient.code = recipient.code or code
     if not recipient.status and enhanced[:1] in ("4", "5"):
         recipient.status = enhanced
@@ -589,7 +600,14 @@ def _classify(recipient: BouncedRecipient, provider: str) -> None:
     text = recipient.diagnostic.encode("utf-8", "replace")
     found = built_in_classes().classify(recipient.code, used, text, provider)
     recipient.reply_class, recipient.about = found.reply_class, found.about
-    recipient.kind = "soft" if recipient.action == "delayed" else found.kind
+    recipient.kind = found.kind
     recipient.rule = found.rule.name if found.rule is not None else ""
+    if found.reply_class == "other" and not recipient.code and not status:
+        means = built_in_forms().reason(recipient.diagnostic)
+        if means is not None:
+            recipient.reply_class, recipient.about, recipient.rule = means, ABOUT[means], "bounce_words"
+            recipient.kind = "soft" if means in ALWAYS_SOFT else "hard"
+    if recipient.action == "delayed":
+        recipient.kind = "soft"
     if not recipient.status and recipient.code:
         recipient.status = f"{recipient.code // 100}.0.0"

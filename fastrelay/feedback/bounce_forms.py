@@ -19,7 +19,7 @@ import re2  # type: ignore[import-untyped]
 import yaml
 
 from fastrelay.feedback.bounce_types import BouncedRecipient, plausible
-from fastrelay.feedback.classes import parse_reply
+from fastrelay.feedback.classes import ReplyClass, parse_reply
 
 MAX_TEXT = 32 << 10  # octets of a text that are looked at
 MAX_ADDRESSES = 100  # of one message
@@ -70,6 +70,14 @@ class LooksLike(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     text: str | None = None
 
 
+class Reason(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What words mean where no code stands."""
+
+    means: ReplyClass
+    text: str
+    source: str
+
+
 class FormsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: int
     subjects: list[str]
@@ -78,6 +86,7 @@ class FormsFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     forms: list[Form]
     original: list[str]
     kinds: list[LooksLike]
+    reasons: list[Reason]
 
 
 def options(*, set_of: bool = False) -> Any:
@@ -117,6 +126,17 @@ class Forms:
         self._quiet = [compiled(expression) for expression in file.quiet]
         self._subjects = [(each.what, compiled(each.subject)) for each in file.kinds if each.subject]
         self._texts = [(each.what, compiled(each.text)) for each in file.kinds if each.text]
+
+        self._reasons = [each.means for each in file.reasons]
+        self._reason_set = re2.Set.SearchSet(options(set_of=True))
+        for each in file.reasons:
+            self._reason_set.Add(f"(?m){each.text}".encode())
+        self._reason_set.Compile()
+
+    def reason(self, words: str) -> ReplyClass | None:
+        """The class that words without a code mean."""
+        places = self._reason_set.Match(words.encode("utf-8", "replace")[:MAX_DIAGNOSTIC])
+        return self._reasons[min(places)] if places else None
 
     def split(self, text: bytes) -> tuple[bytes, bytes]:
         """A text and the copy of our message in it."""
@@ -193,9 +213,7 @@ class Forms:
             found = self._addresses(form, text, start, DAEMONS)
         return _with_diagnostics(found, text, uncut, form.form.action) if found else []
 
-    def _addresses(
-        self, form: _Form, text: bytes, start: int, never: frozenset[str]
-    ) -> list[tuple[int, int, str]]:
+    def _addresses(self, form: _Form, text: bytes, start: int, never: frozenset[str]) -> list[tuple[int, int, str]]:
         """Where the addresses of a form stand, and which they are; by the first expression that gives any."""
         domain = form.form.domain
         for expression in form.address:
@@ -258,14 +276,16 @@ def _with_diagnostics(
     for number, (_, end, address) in enumerate(found):
         after = found[number + 1][0] if number + 1 < len(found) else len(text)
         words = _words(text[end:after].decode("utf-8", "replace"))
-        code, status = parse_reply(words)
+        code, status = reply_in(words)
         if not code and not status and len(found) == 1:  # elsewhere in the text, where it can only mean this one
-            code, status = parse_reply(_reply_line(whole))
-            words = _words(_reply_line(whole)) if code or status else _around(uncut, found[0][0])
+            code, status = reply_in(_reply_line(whole))
+            words = _words(_reply_line(whole)) if code or status else told(whole, address, words)
         recipients.append(BouncedRecipient(address=address, action=action, status=status, code=code, diagnostic=words))
     return recipients
 
 
+_IP = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}")
+_PARAGRAPHS = re.compile(r"\n[ \t>|*=-]*\n")
 _REPLY_LINE = re2.compile(
     rb"(?m)^[^\n]*?(?:\b[45][0-5]\d[ -](?:#?[45]\.\d{1,3}\.\d{1,3}|[A-Za-z<])|\(?#[45]\.\d{1,3}\.\d{1,3})"
     rb"[^\n]*(?:\n[ \t]+[^\n]+)?",
@@ -278,10 +298,24 @@ def _reply_line(text: str) -> str:
     return found[0].decode("utf-8", "replace") if found is not None else ""
 
 
-def _around(text: bytes, at: int) -> str:
-    """The line at a place and some of what follows, where nothing looks like a reply."""
-    start = text.rfind(b"\n", 0, at + 1) + 1
-    return " ".join(text[start : start + 600].decode("utf-8", "replace").split())[:400]
+def reply_in(text: str) -> tuple[int, str]:
+    """The codes of a reply in a text of any kind, where numbers stand for much else: (0, "") for none."""
+    code, status = parse_reply(_IP.sub("", text))
+    return (code if 400 <= code < 600 else 0), (status if status[:1] in ("4", "5") else "")
+
+
+def told(text: str, address: str, after: str) -> str:
+    """Why somebody was not reached, where no code says it: the first words that mean something, nearest first."""
+    forms = built_in_forms()
+    if after and forms.reason(after) is not None:
+        return after
+    paragraphs = [" ".join(each.split()) for each in _PARAGRAPHS.split(text[:MAX_TEXT])[:100]]
+    holder = next((at for at, each in enumerate(paragraphs) if address.lower() in each.lower()), 0)
+    nearest = [holder, *range(holder + 1, len(paragraphs)), *range(holder - 1, -1, -1)][:12]
+    for at in nearest:
+        if forms.reason(paragraphs[at]) is not None:
+            return paragraphs[at][:MAX_DIAGNOSTIC]
+    return after or (paragraphs[holder][:400] if paragraphs else "")
 
 
 def _words(text: str) -> str:
