@@ -35,7 +35,7 @@ _EMPTY_LINES = re.compile(rb"(?:[ \t]*\n)*")
 _CR_RUN = re.compile(rb"\r+\n")
 _PART_STARTS = re.compile(rb"(?:^|\n)--[^\n]{1,200}\ncontent-", re.I)
 _MESSAGE_PART = re.compile(rb"\ncontent-type:[ \t]*message/", re.I)
-_NAME = re.compile(rb"[!-9;-~]{1,80}[ \t]*:")
+_FIELD = re.compile(rb"([!-9;-~]{1,80})[ \t]*:([^\n]*(?:\n[ \t]+[^\s][^\n]*)*)")
 _PARAMETER = re.compile(r';\s*([A-Za-z0-9!#$&+.^_`{|}~*-]{1,64})\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^;\s]*))', re.S)
 _WORD = re.compile(r"=\?([^?\s*]{1,40})(?:\*[^?\s]{0,20})?\?([bBqQ])\?([^?]{0,2000})\?=(?:\s+(?==\?))?")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=]+")
@@ -99,8 +99,11 @@ def is_message(content_type: str) -> bool:
     return content_type in ("message/rfc822", "message/global")
 
 
-def read_message(octets: bytes) -> Part:
-    """The tree of a message. A line `From …` of a mailbox file before it is left out."""
+def read_message(octets: bytes, messages: bool = True) -> Part:
+    """The tree of a message. A line `From …` of a mailbox file before it is left out.
+
+    messages   whether messages in it are read, too; else only the header of each
+    """
     octets = octets[:MAX_OCTETS]
     if octets.startswith(_BOMS):
         octets = decode(octets, "utf-16").encode("utf-8", "replace")
@@ -111,7 +114,7 @@ def read_message(octets: bytes) -> Part:
     octets = octets[_EMPTY_LINES.match(octets).end() :]  # type: ignore[union-attr]
     if octets.startswith((b"From ", b">From ")):
         octets = octets.partition(b"\n")[2]
-    return _Reader().read(octets, 0, "text/plain")
+    return _Reader(messages).read(octets, 0, "text/plain")
 
 
 def one_line_end(octets: bytes) -> bytes:
@@ -126,43 +129,48 @@ def one_line_end(octets: bytes) -> bytes:
 def read_fields(octets: bytes) -> tuple[list[tuple[str, bytes]], int]:
     """The fields at the start of `octets`, and where what follows begins (behind the empty line)."""
     fields: list[tuple[str, bytes]] = []
-    at, size = 0, len(octets)
-    while at < min(size, MAX_HEADER_OCTETS):
-        end = octets.find(b"\n", at)
-        if end < 0:
-            end = size
-        line = octets[at : min(end, at + MAX_FIELD_OCTETS)]
+    at, end = 0, min(len(octets), MAX_HEADER_OCTETS)
+    while at < end:
+        match = _FIELD.match(octets, at, end)
+        if match is not None:
+            name, value = match.groups()
+            if len(value) > MAX_FIELD_OCTETS:
+                value = value[:MAX_FIELD_OCTETS]
+            if b"\n" in value:
+                value = b" ".join(map(bytes.strip, value.split(b"\n")))
+            if len(fields) < MAX_FIELDS:
+                fields.append((name.lower().decode("ascii"), value.strip()))
+            at = match.end() + 1
+            continue
+        stop = octets.find(b"\n", at)
+        stop = stop if stop >= 0 else len(octets)
+        line = octets[at : min(stop, at + MAX_FIELD_OCTETS)]
         if not line.strip():
-            return fields, min(end + 1, size)
-        if line[:1] in b" \t":
-            if fields and len(fields[-1][1]) < MAX_FIELD_OCTETS:
-                fields[-1] = (fields[-1][0], fields[-1][1] + b" " + line.strip())
-        else:
-            match = _NAME.match(line)
-            if match is None:
-                if not line.startswith((b"From ", b">From ")):
-                    return fields, at  # no header any more
-            elif len(fields) < MAX_FIELDS:
-                name = match[0][:-1].rstrip().lower().decode("ascii")
-                fields.append((name, line[match.end() :].strip()))
-        at = end + 1
-    return fields, min(at, size)
+            return fields, min(stop + 1, len(octets))
+        if line[:1] not in b" \t" and not line.startswith((b"From ", b">From ")):
+            return fields, at  # no header any more
+        at = stop + 1
+    return fields, min(at, len(octets))
 
 
 class _Reader:
-    def __init__(self) -> None:
+    def __init__(self, messages: bool) -> None:
+        self.messages = messages
         self.parts = 0
         self.decoded = 0  # octets that undoing of encodings made
 
-    def read(self, octets: bytes, depth: int, default: str) -> Part:
+    def read(self, octets: bytes, depth: int, default: str, below: bool = True) -> Part:
         self.parts += 1
         fields, start = read_fields(octets)
-        given = next((value for name, value in fields if name == "content-type"), b"")
-        content_type, parameters = parse_content_type(given.decode("utf-8", "replace"), default)
-        encoding = next((value for name, value in fields if name == "content-transfer-encoding"), b"")
-        words = encoding.decode("latin-1").lower().split()
-        part = Part(fields, content_type, parameters, words[0] if words else "", octets[start:], depth=depth)
-        if depth < MAX_DEPTH and self.parts < MAX_PARTS:
+        content_type, parameters, encoding = default, {}, ""
+        for name, value in reversed(fields):  # the first one counts
+            if name == "content-type":
+                content_type, parameters = parse_content_type(value.decode("utf-8", "replace"), default)
+            elif name == "content-transfer-encoding":
+                words = value.decode("latin-1").lower().split()
+                encoding = words[0] if words else ""
+        part = Part(fields, content_type, parameters, encoding, octets[start:], depth=depth)
+        if below and depth < MAX_DEPTH and self.parts < MAX_PARTS:
             self._read_below(part)
         return part
 
@@ -179,7 +187,8 @@ class _Reader:
                 self.decoded += len(undone)
                 body = undone
         if not multipart:
-            part.parts.append(self.read(body.lstrip(b"\n"), part.depth + 1, "text/plain"))
+            below = self.messages or part.depth == 0
+            part.parts.append(self.read(body.lstrip(b"\n"), part.depth + 1, "text/plain", below))
             return
         default = "message/rfc822" if part.content_type == "multipart/digest" else "text/plain"
         for piece in split_parts(body, part.parameters.get("boundary", ""), MAX_PARTS - self.parts):
