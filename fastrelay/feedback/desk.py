@@ -88,13 +88,15 @@ class Desk:
         """In the order in which they start."""
         from fastrelay.feedback.complaints import Complaints
         from fastrelay.feedback.intake import Intake
+        from fastrelay.feedback.suppress_commands import SuppressCommands
         from fastrelay.feedback.suppress_rules import Suppression
         from fastrelay.feedback.tail import Tail
         from fastrelay.feedback.unsubscribe import Unsubscribe
+        from fastrelay.feedback.webhooks import Webhooks
 
         self.tail = Tail(self)
         self.suppression = Suppression(self)
-        self.parts.append(self.suppression)
+        self.parts += [self.suppression, SuppressCommands(self, self.suppression)]
         self.complaints = Complaints(self)
         self.parts.append(self.complaints)
         self.unsubscribe = Unsubscribe(self)
@@ -103,6 +105,7 @@ class Desk:
         self.intake = Intake(self)
         self.parts.append(self.intake)
         self.parts.append(self.tail)
+        self.parts.append(Webhooks(self))
 
     async def start(self) -> list[str]:
         """Begins; gives the addresses it listens at."""

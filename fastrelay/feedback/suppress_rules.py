@@ -81,7 +81,7 @@ class Suppression(Part):
 
     async def start(self) -> list[str]:
         self._desk.tail.subscribe("suppression", self.take, wanted=WANTED)
-        self._count()
+        self.count()
         return []
 
     async def close(self) -> None:
@@ -282,7 +282,7 @@ class Suppression(Part):
                         self.tell("added", entry)
                 await self._desk.sync_events()
             change.commit()
-        self._count()
+        self.count()
         return new
 
     async def take_out(self, entries: list[Entry], action: str = "removed") -> list[Entry]:
@@ -295,7 +295,7 @@ class Suppression(Part):
                     self.tell(action, entry)
                 await self._desk.sync_events()
             change.commit()
-        self._count()
+        self.count()
         return gone
 
     def tell(self, action: str, entry: Entry) -> None:
@@ -309,7 +309,7 @@ class Suppression(Part):
             fields["expires"] = entry.expires
         self._desk.event("suppression", fields, key_of(action, entry))
 
-    def _count(self) -> None:
+    def count(self) -> None:
         """The gauges."""
         for reason in REASONS:
             entry = self._desk.meters.entry(names.SUPPRESSION_ENTRIES, reason=reason)

@@ -329,8 +329,12 @@ class SuppressionList:
 class Change:
     """Changes of one commit, gathered first. No other change may be committed in between."""
 
-    def __init__(self, to: SuppressionList) -> None:
+    def __init__(self, to: SuppressionList, now: int = 0) -> None:
+        """`now`: seconds since 1970, for entries whose `created` is 0."""
         self._list = to
+        self._wall = now
+        self.new = 0
+        self.altered = 0
         self._now: dict[bytes, dict[tuple[str, bytes, str], Entry]] = {}
         self._changed: set[bytes] = set()
         self.counts = [0] * len(REASONS)
@@ -346,7 +350,10 @@ class Change:
         entries = self._entries(entry.address)
         identity = entry.identity
         former = entries.get(identity)
+        if not entry.created:
+            entry = msgspec.structs.replace(entry, created=self._wall if former is None else former.created)
         if former is None:
+            self.new += 1
             if len(entries) >= ENTRIES_OF_ONE:
                 raise SuppressionError(f"one address has at most {ENTRIES_OF_ONE} entries")
             if self._list.total + sum(self.counts) >= self._list.most:
@@ -359,6 +366,8 @@ class Change:
             entry = msgspec.structs.replace(entry, created=min(former.created, entry.created))
         elif former == entry:
             return False
+        if former is not None:
+            self.altered += 1
         entries[identity] = entry
         self._changed.add(entry.address)
         return former is None or former.expires != entry.expires
