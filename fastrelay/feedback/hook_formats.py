@@ -9,7 +9,7 @@ Identities are made from the events' keys, so what is posted twice has the same.
 
 What the other formats know and our events don't: the Message-ID and subject of a mail. In their place stands our
 message id: `smtp-id` `<id>`, sg_message_id; of Postmark's MessageID the form is kept (a UUID made from the id, which is
-in Metadata as fastrelay_id too). A campaign that is a UUID is given as listmonk's campaign, in the places where listmonk looks.
+in Metadata as fastrelay_id too). A campaign that is a UUID is given as listmonk's campaign, where listmonk looks.
 
 Known faults: listmonk knows subscribers by address only; their UUIDs are in no event.
 """

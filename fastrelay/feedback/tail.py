@@ -126,9 +126,13 @@ def _decode_fields(raw: bytes) -> Event | None:
 
 
 class Position(msgspec.Struct):
-    """Where a reader stands: of each log, the files that it was in."""
+    """Where a reader stands: of each log, the files that it was in.
+
+    since  of logs that are not there: events from this time on; "": all
+    """
 
     logs: dict[str, list[Mark]] = {}
+    since: str = ""
 
 
 class _Source:
@@ -196,7 +200,7 @@ class Reader:
         self._sources: dict[str, list[_Source]] = {}
         self._listed: tuple[int, dict[str, list[FileName]]] = (-1, {})
         self._position = position
-        self._start = start
+        self._start = start if position is None else position.since or "begin"
         self._until = until
         self._opened = False
         self._more = False  # files that were not opened yet
@@ -232,7 +236,8 @@ class Reader:
         self._open()
         self.moved = False
         marks = {name: [source.mark() for source in sources] for name, sources in self._sources.items()}
-        return Position({name: [mark for mark in found if mark.ident] for name, found in marks.items()})
+        since = "" if self._start in ("begin", "end") else self._start
+        return Position({name: found for name, found in marks.items() if found}, since)
 
     def _files(self) -> dict[str, list[FileName]]:
         """The files, listed anew where the folder has changed."""
@@ -433,7 +438,7 @@ class Tail(Part):
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._folder = os.path.join(desk.state_dir, FOLDER)
+        self.folder = os.path.join(desk.state_dir, FOLDER)
         self.subscribers: dict[str, Subscriber] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._running = False
@@ -442,7 +447,7 @@ class Tail(Part):
         """A reader at the saved position of `name`, or where there is none, at `since` (None: now)."""
         raw = self._desk.store.get(DATABASE, name.encode())
         position = None if raw is None else msgspec.msgpack.decode(raw, type=Position)
-        return Reader(self._folder, wanted, position, since or "end", self._desk.clock.wall)
+        return Reader(self.folder, wanted, position, since or "end", self._desk.clock.wall)
 
     def subscribe(
         self, name: str, take: Take, *, wanted: frozenset[str] | None, batch: int = 1000, since: str | None = None
