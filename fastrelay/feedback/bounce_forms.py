@@ -103,6 +103,15 @@ def compiled(expression: str) -> Any:
     return re2.compile(("(?m)" + expression.replace("{addr}", ADDRESS)).encode(), options())
 
 
+def set_of(expressions: Iterable[str]) -> Any:
+    """Expressions that are asked in one pass; Match() gives the numbers of those that fit."""
+    made = re2.Set.SearchSet(options(set_of=True))
+    for expression in expressions:
+        made.Add(("(?m)" + expression.replace("{addr}", ADDRESS)).encode())
+    made.Compile()
+    return made
+
+
 class _Form:
     def __init__(self, form: Form) -> None:
         self.form = form
@@ -116,22 +125,18 @@ class Forms:
 
     def __init__(self, file: FormsFile) -> None:
         self.forms = [_Form(form) for form in file.forms]
-        self._set = re2.Set.SearchSet(options(set_of=True))
-        for form in file.forms:
-            self._set.Add(("(?m)" + form.when.replace("{addr}", ADDRESS)).encode())
-        self._set.Compile()
+        self._set = set_of(form.when for form in file.forms)
         self._originals = [compiled(expression) for expression in file.original]
+        self._original_set = set_of(file.original)
         self._bouncy = compiled("|".join(f"(?:{each})" for each in file.subjects))
         self._senders = compiled("|".join(f"(?:{each})" for each in file.senders))
         self._quiet = [compiled(expression) for expression in file.quiet]
-        self._subjects = [(each.what, compiled(each.subject)) for each in file.kinds if each.subject]
-        self._texts = [(each.what, compiled(each.text)) for each in file.kinds if each.text]
-
+        self._subjects = [each.what for each in file.kinds if each.subject]
+        self._subject_set = set_of(each.subject for each in file.kinds if each.subject)
+        self._texts = [each.what for each in file.kinds if each.text]
+        self._text_set = set_of(each.text for each in file.kinds if each.text)
         self._reasons = [each.means for each in file.reasons]
-        self._reason_set = re2.Set.SearchSet(options(set_of=True))
-        for each in file.reasons:
-            self._reason_set.Add(f"(?m){each.text}".encode())
-        self._reason_set.Compile()
+        self._reason_set = set_of(each.text for each in file.reasons)
 
     def reason(self, words: str) -> ReplyClass | None:
         """The class that words without a code mean."""
@@ -141,21 +146,18 @@ class Forms:
     def split(self, text: bytes) -> tuple[bytes, bytes]:
         """A text and the copy of our message in it."""
         at = len(text)
-        for expression in self._originals:
-            found = expression.search(text[:at])
+        for number in self._original_set.Match(text) or ():
+            found = self._originals[number].search(text[:at])
             if found is not None and found.start() < at:
                 at = found.start()
         return text[:at], text[at:]
 
     def looks_like(self, subject: str, text: bytes) -> str:
         """auto_reply, challenge or subscription by subject or text; "" for neither."""
-        shown = subject.encode("utf-8", "replace")[:1000]
-        for what, expression in self._subjects:
-            if expression.search(shown) is not None:
-                return what
-        for what, expression in self._texts:
-            if expression.search(text[:8192]) is not None:
-                return what
+        if subject and (places := self._subject_set.Match(subject.encode("utf-8", "replace")[:1000])):
+            return self._subjects[min(places)]
+        if text and (places := self._text_set.Match(text[:8192])):
+            return self._texts[min(places)]
         return ""
 
     def bouncy(self, subject: str) -> bool:
