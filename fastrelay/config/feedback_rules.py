@@ -28,4 +28,17 @@ def _inbound_addresses(config: Config, rules: Rules) -> None:
                 )
 
 
+def check_replies(config: Config, rules: Rules, folder: str) -> None:
+    """The operator's file of reply classes: its problems are told with its own name and lines."""
+    if config.replies is None or not rules.sound("replies"):
+        return
+    path = os.path.normpath(os.path.join(folder, os.path.expanduser(config.replies)))
+    if not os.path.isfile(path):
+        rules.problem("replies", f"{path} is not a file", "write the path of a file of rules, or leave it out")
+        return
+    from fastrelay.feedback.classes import check_replies_file
+
+    rules.reader.problems += check_replies_file(path, config.providers)
+
+
 FEEDBACK_RULES: list[Callable[[Config, Rules], None]] = [_inbound_addresses]

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from fastrelay.config.auth_rules import AUTH_RULES
 from fastrelay.config.dkim_rules import DKIM_RULES
 from fastrelay.config.feedback import HttpListener
-from fastrelay.config.feedback_rules import FEEDBACK_RULES
+from fastrelay.config.feedback_rules import FEEDBACK_RULES, check_replies
 from fastrelay.config.schema import Config, Headers, Listener
 from fastrelay.config.sending_rules import SENDING_RULES, check_backoff_rules
 from fastrelay.config.tls_rules import TLS_RULES
@@ -63,6 +63,7 @@ def check_rules(config: Config, reader: TreeReader, folder: str) -> list[ConfigP
     for rule in (*RULES, *SENDING_RULES, *TLS_RULES, *AUTH_RULES, *DKIM_RULES, *FEEDBACK_RULES):
         rule(config, rules)
     check_backoff_rules(config, rules, folder)
+    check_replies(config, rules, folder)
     return rules.warnings
 
 
