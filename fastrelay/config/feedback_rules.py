@@ -5,6 +5,7 @@ Each looks at a whole configuration whose parts are sound; files are looked at b
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
