@@ -194,6 +194,7 @@ class Demonstration:
             "provider_limits": False,  # it shows how fast the relay can be; real providers want it slower
             "retry": {"first": "2s", "factor": 1.5, "max": "10s", "expire": "4d", "jitter": "10%"},
             "spool": {"reserve": "64MiB", "ballast": "16MiB"},
+            "bounces": {"send": False},  # its newsletter reads events
         }
 
     @property

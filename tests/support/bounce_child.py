@@ -1,8 +1,8 @@
 """A worker that owes bounce messages and is killed: python bounce_child.py FOLDER STEP AFTER.
 
 It accepts MESSAGES messages to recipients that do not exist, lets them fail and pays what it owes, until the committer
-ends the process at STEP (fastrelay._core.commit.STEPS), when it passes there for the (AFTER + 1)th time. With STEP "-" it
-accepts nothing, and pays what the one before left.
+ends the process at STEP (fastrelay._core.commit.STEPS), when it passes there for the (AFTER + 1)th time. With STEP "-"
+it accepts nothing, and pays what the one before left.
 
 In FOLDER: `accepted` has the ids that were answered with 250, `letters` what the sender's host took, as it took it.
 """
@@ -28,7 +28,9 @@ class RecordingMx(Mx):
     """Writes down what it takes before it says so."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(lambda verb, argument, talk: "550 5.1.1 Nobody" if verb == "RCPT" and "bad" in argument else "")
+        super().__init__(
+            lambda verb, argument, talk: "550 5.1.1 Nobody" if verb == "RCPT" and "bad" in argument else ""
+        )
         self.path = path
 
     async def _body(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, talk: Talk) -> bool:

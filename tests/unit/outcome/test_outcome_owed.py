@@ -106,7 +106,7 @@ NOTIFIES = [
 ]
 
 
-@pytest.mark.parametrize("notify, failed, relayed", NOTIFIES, ids=[one[0] or "none" for one in NOTIFIES])
+@pytest.mark.parametrize(("notify", "failed", "relayed"), NOTIFIES, ids=[one[0] or "none" for one in NOTIFIES])
 def test_notify(notify: str, failed: Told, relayed: Told, tmp_path: Path) -> None:
     async def act(box: WorkerBox, mx: Mx) -> None:
         await submit(box, {"a@bad.test": notify, "b@good.test": notify})
@@ -214,7 +214,9 @@ def test_nobody_is_told(tmp_path: Path) -> None:
         await box.settled()
         assert box.app.owed.waiting == 1
 
-    listeners = {"smtp": [{"bind": "127.0.0.1:0"}, {"bind": "127.0.0.1:0", "inbound": ["bounces@in.test", "*@all.test"]}]}
+    listeners = {
+        "smtp": [{"bind": "127.0.0.1:0"}, {"bind": "127.0.0.1:0", "inbound": ["bounces@in.test", "*@all.test"]}]
+    }
     senders = {"silent.test": {"bounces": False}}
     with_box(tmp_path, act, listeners=listeners, senders=senders)
 
@@ -494,7 +496,7 @@ def test_bucket_gives_each_worker_its_share() -> None:
 
 
 @pytest.mark.parametrize(
-    "parameters, wanted",
+    ("parameters", "wanted"),
     [
         (b"", None),
         (b" ORCPT=rfc822;a@b.test", None),
