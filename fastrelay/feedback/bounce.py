@@ -96,6 +96,7 @@ class _Reader:
         self.original = Original(verp_recipient=self.verp)
         self.copy: list[tuple[str, bytes]] = []  # the header of our message that came along
         self.wrapped: list[Part] = []  # messages that came along
+        self.unread = False  # a mail system's own words are there, but no recipient
 
     def read(self) -> Bounce:
         if self._is_complaint():
@@ -301,8 +302,16 @@ class _Reader:
             probe.encode("utf-8", "replace") + head, head, self._never(), common=bouncy and not listed
         )
         recipients = read.recipients
-        if not recipients and read.form is not None and read.form.copy:
-            recipients = [BouncedRecipient(address=each, action=read.form.action) for each in self._sent_to()]
+        self.unread = read.form is not None and not recipients
+        if not recipients and read.form is not None and (read.form.copy or self._from_system()):
+            # Its own words, without an address: whom our message went to, if it went to one alone.
+            words = told(head.decode("utf-8", "replace"), "", "")
+            named = head.lower() if read.form.copy == "named" else None
+            recipients = [
+                BouncedRecipient(address=each, action=read.form.action, diagnostic=words)
+                for each in self._sent_to()
+                if allowed(each, self._never()) and (named is None or each.partition("@")[0].lower().encode() in named)
+            ]
         if not recipients or read.form is None:
             return None
         known = {address.lower() for address in [*self._failed_field(), *([self.verp] if self.verp else [])]}
@@ -316,9 +325,6 @@ class _Reader:
         """A message that a filter rejected, told by a disposition notification (RFC 5429 section 2.1)."""
         if b"automatically rejected" not in head:
             return None
-        found = self._by_form(head)
-        if found is not None:
-            return found
         for part in self.message.walk(into_messages=False):
             if part.content_type == "message/disposition-notification":
                 final = dict(read_fields(one_line_end(part.content()[:65536]))[0]).get("final-recipient", b"")
@@ -326,11 +332,11 @@ class _Reader:
                 if plausible(address):
                     words = " ".join(head.decode("utf-8", "replace").split())[:1000]
                     return self._made("bounce", [BouncedRecipient(address=address, diagnostic=words)], "mdn", "report")
-        return None
+        return self._by_form(head)
 
     def _without_recipient(self, head: bytes) -> Bounce:
         """From a mail system, with a bounce's subject: it is one, though it does not tell about whom."""
-        sure = self._from_system() and self._bouncy_subject() and head.strip()
+        sure = (self._from_system() or self.unread) and self._bouncy_subject() and head.strip()
         return self._made("bounce" if sure else "other", form="unread" if sure else "")
 
     def _by_field(self, head: bytes) -> Bounce | None:

@@ -51,7 +51,7 @@ class Form(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     words: Literal["own", "common"] = "common"
     exact: bool = False
     domain: str | None = None
-    copy: bool = False
+    copy: Literal["", "any", "named"] = ""
 
 
 class Reading(msgspec.Struct):
