@@ -73,7 +73,6 @@ class Meters:
         set_(self.entry(names.SMTP_SESSIONS_OPEN), app.listener.load)
         set_(self.entry(names.HOT_CACHE_BYTES), app.engine.hot_bytes)
         set_(self.entry(names.QUARANTINED), app.board.quarantined_messages)
-        set_(self.entry(names.BOUNCES_OWED), app.owed.waiting)
         self._connections(app)
         self._dns(app)
         self._commits(app)

@@ -234,6 +234,7 @@ class Owed:
 
     def second(self, now: float) -> None:
         """Called once a second: pays what is due, looks for what is late, takes up what did not fit."""
+        self._app.meters.slab.set(self._app.meters.entry(names.BOUNCES_OWED), self.waiting)
         if self._app.draining or self._closed:
             return
         self._pay_due(now)

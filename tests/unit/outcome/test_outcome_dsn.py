@@ -213,8 +213,8 @@ FIELD_NAMES = {
     "content-transfer-encoding",
 }  # fmt: skip
 GROUP_NAMES = {
-    "original-envelope-id", "reporting-mta", "arrival-date", "original-recipient", "final-recipient", "action", "status",
-    "remote-mta", "diagnostic-code", "last-attempt-date", "final-log-id",
+    "original-envelope-id", "reporting-mta", "arrival-date", "original-recipient", "final-recipient", "action",
+    "status", "remote-mta", "diagnostic-code", "last-attempt-date", "final-log-id",
 }  # fmt: skip
 ODD_TEXT = st.text(max_size=200) | st.sampled_from(
     ["\r\nX: y", "550 a\r\n\r\nStatus: 2.0.0", "\x85\u2028", "--=_1.2_0"]
