@@ -17,6 +17,7 @@ from panels import (
     ORANGE,
     RED,
     YELLOW,
+    Panel,
     bars,
     dashboard,
     graph,
@@ -393,6 +394,78 @@ def security() -> dict[str, Any]:
                      [JOB, INSTANCE], panels)  # fmt: skip
 
 
+def _complaints() -> list[Panel]:
+    """Complaint rates against the lines, and unsubscribing."""
+
+    def shares(by: str) -> list[tuple[str, str]]:
+        return [
+            (total("complaint_share", f'{RELAY},by="{by}"', "name"), "{{name}}"),
+            (f"max (fastrelay_complaint_warn_share{{{RELAY}}})", "warn"),
+            (f"max (fastrelay_complaint_limit_share{{{RELAY}}})", "limit"),
+        ]
+
+    counted = rate("complaints_total", RELAY + ',result="counted"', "kind, reporter")
+    lines = [(None, GREEN), (0.001, YELLOW), (0.003, RED)]
+    return [
+        row("Complaints"),
+        stat("Complaint rate", 6, total("complaint_share", RELAY + ',by="all"'), "percentunit", steps=lines,
+             words="About the mail of complaints.window. Google and Yahoo want less than 0.1 %, and never 0.3 %."),
+        stat("Worst From domain", 6, f'max (fastrelay_complaint_share{{{RELAY},by="sender"}})', "percentunit",
+             steps=lines, words="`fastrelay complaints` names it."),
+        stat("Complaints of the window", 6, total("complaint_window_complaints", RELAY + ',by="all"'), "short"),
+        stat("Deliveries of the window", 6, total("complaint_window_delivered", RELAY + ',by="all"'), "short"),
+        *[
+            graph(f"By {words}", 12, shares(by), "percentunit", dashed="warn|limit",
+                  words="Names with fewer deliveries than complaints.least_delivered have no rate.")
+            for by, words in (("source", "source"), ("provider", "provider"), ("sender", "From domain"),
+                              ("campaign", "campaign"))
+        ],
+        graph("Feedback reports that counted", 12, [(counted, "{{kind}} by {{reporter}}")], "cps", stack=True),
+        graph("Feedback reports that did not", 12, [
+            (rate("complaints_total", RELAY + ',result!="counted"', "result"), "{{result}}")
+        ], "cps", words="unmatched: about mail of others, or without a reference of ours (compose.reference)."),
+        row("Unsubscribing"),
+        graph("Recipients", 12, [(rate("unsubscribes_total", RELAY, "method, result"), "{{method}}: {{result}}")],
+              "cps", stack=True, words="done: for the first time."),
+        graph("Requests", 12, [
+            (rate("unsubscribe_requests_total", RELAY, "result"), "{{result}}"),
+            (total("unsubscribe_connections"), "open connections"),
+        ], "short", words="By the page that answered: ask and done are well; failed was not kept, and is tried again."),
+    ]  # fmt: skip
+
+
+def _coming_back() -> list[Panel]:
+    """Inbound mail, the suppression list, bounce messages, webhooks."""
+    inbound = rate("inbound_messages_total", RELAY, "kind, matched")
+    return [
+        row("Mail that comes back"),
+        graph("By what it is", 12, [(inbound, "{{kind}}, ours: {{matched}}")], "cps", stack=True,
+              words="ours: no is about mail that we never sent, or has no reference of ours."),
+        graph("Time to stable storage", 12, [
+            (quantile(0.5, "inbound_seconds", RELAY), "half"), (quantile(0.99, "inbound_seconds", RELAY), "99 %"),
+        ], "s", words="From a message's last octet until what follows from it is safe."),
+        row("Suppression list and bounce messages"),
+        graph("Entries", 8, [(total("suppression_entries", RELAY, "reason"), "{{reason}}")], "short", stack=True),
+        graph("Look-ups", 8, [(rate("suppression_lookups_total", RELAY, "result"), "{{result}}")], "cps",
+              words="failed: the list can't be read, and mail waits."),
+        graph("Bounce messages", 8, [
+            (rate("bounce_messages_total", RELAY, "kind"), "{{kind}}"), (total("bounces_owed"), "owed"),
+        ], "short"),
+        row("Webhooks"),
+        graph("Behind by", 8, [(f"max by (webhook) (fastrelay_webhook_lag_seconds{{{RELAY}}})", "{{webhook}}")], "s",
+              words="Age of the oldest event that was not taken."),
+        graph("Events taken", 8, [
+            (rate("webhook_events_total", RELAY, "webhook"), "{{webhook}}"),
+            (rate("webhook_dropped_events_total", RELAY, "webhook, reason"), "{{webhook}} dropped: {{reason}}"),
+        ], "cps"),
+        graph("Requests", 8, [(rate("webhook_requests_total", RELAY, "webhook, result"), "{{webhook}}: {{result}}")],
+              "reqps"),
+        graph("Not read yet", 24, [
+            (f"max by (webhook) (fastrelay_webhook_lag_bytes{{{RELAY}}})", "{{webhook}}")
+        ], "bytes", height=6),
+    ]  # fmt: skip
+
+
 def feedback() -> dict[str, Any]:
     refused = rate("refusals_total", PROVIDER, "class")
     panels = [
@@ -412,8 +485,11 @@ def feedback() -> dict[str, Any]:
             ("deferred", in_an_hour("refusals_total", PROVIDER + ',outcome="deferred"', "class, provider"), "short"),
             ("expired", in_an_hour("refusals_total", PROVIDER + ',outcome="expired"', "class, provider"), "short"),
         ]),
+        *_complaints(),
+        *_coming_back(),
     ]  # fmt: skip
-    return dashboard("fastrelay-feedback", "fastrelay / Feedback", "What comes back: refusals, reports.",
+    return dashboard("fastrelay-feedback", "fastrelay / Feedback",
+                     "What comes back: refusals, complaints, bounces, webhooks.",
                      [JOB, INSTANCE, PROVIDERS], panels)  # fmt: skip
 
 

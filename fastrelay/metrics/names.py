@@ -415,6 +415,7 @@ BUILD_INFO = _gauge("build_info", "1; the version is in the label.", "version", 
 FROM_THE_START: tuple[tuple[Metric, dict[str, tuple[str, ...]]], ...] = (
     (SMTP_REFUSED, {"class": REFUSALS}),
     (COMPLAINTS, {"kind": ("complaint",), "reporter": ("other",), "result": COMPLAINT_RESULTS}),
+    (UNSUBSCRIBE_REQUESTS, {"result": ("ask", "done", "failed")}),
     (UNSUBSCRIBES, {"method": UNSUBSCRIBE_METHODS, "result": ("done", "repeated")}),
     (INBOUND_MESSAGES, {"kind": INBOUND_KINDS, "matched": ("yes", "no")}),
     (SMTP_TLS_HANDSHAKES, {"result": ("ok",), "version": TLS_VERSIONS}),
