@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import smtplib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
 from support.net import free_endpoint, split_endpoint, wait_until
 from support.relay import RelayProcess
 from support.reports import delivery_report
@@ -88,3 +92,80 @@ def test_a_bounce_becomes_an_event(make_relay: Callable[..., RelayProcess], sink
     status = relay.control("inbound.status")
     assert status["kinds"]["bounce"] == {"messages": 1, "matched": 1}
     assert status["kinds"]["repeated"]["messages"] == 1
+
+
+def test_what_the_listener_takes(make_relay: Callable[..., RelayProcess], sink: Sink) -> None:
+    """Nothing is relayed, nothing is stored; anybody may write to the inbound addresses and to no other."""
+    relay = make_relay(configuration(sink, workers=1, inbound={"message_size": "64KiB", "connections": 2}))
+    with inbound(relay) as client:
+        client.ehlo()
+        assert client.esmtp_features["size"] == str(64 * 1024)
+        assert {"chunking", "smtputf8", "8bitmime", "pipelining"} <= set(client.esmtp_features)
+        assert not {"dsn", "auth"} & set(client.esmtp_features)
+        assert client.mail("", [f"SIZE={64 * 1024 + 1}"])[0] == 552
+        assert client.mail("sender@far.example")[0] == 250
+        assert client.rcpt("joe@far.example") == (550, b"5.1.1 No such address here")
+        assert client.rcpt("c@bounces.test")[0] == 550
+        assert client.rcpt("B+joe=far.example@Bounces.test")[0] == 250
+        assert client.rcpt("fbl@fbl.test")[0] == 250
+        assert client.data(b"Subject: x\r\n\r\n" + b"x" * 998 + b"\r\n" * 40_000)[0] == 552
+        client.mail("")
+        client.rcpt("fbl@fbl.test")
+        assert client.data(b"Received: x\r\n" * 101 + b"Subject: x\r\n\r\nhello\r\n")[0] == 554
+        client.mail("")
+        client.rcpt("fbl@fbl.test")
+        part = b"Subject: x\r\n\r\nhello\r\n"
+        client.send(b"BDAT %d\r\n%bBDAT 3 LAST\r\nmo\n" % (len(part), part))  # a bare LF: it is only read
+        assert client.getreply()[0] == 250
+        assert client.getreply()[0] == 250
+        assert client.docmd("MAIL FROM:<> SMTPUTF8")[0] == 250
+        client.send("RCPT TO:<b+j\u00fcrgen=far.example@bounces.test>\r\n".encode())
+        assert client.getreply()[0] == 250
+        client.rset()
+        with inbound(relay) as second:
+            assert second.noop()[0] == 250
+            with pytest.raises(smtplib.SMTPConnectError, match="421"):
+                inbound(relay)
+            with relay.client() as other:
+                assert other.noop()[0] == 250, "submission is not crowded out"
+    wait_until(lambda: deliver(relay, "fbl@fbl.test", b"Subject: y\r\n\r\n")[0] == 250, 60, "a free place")
+    summary = relay.summary()
+    assert summary["accepted"] == 0
+    assert relay.control("inbound.status")["kinds"]["other"]["messages"] == 2
+    assert told(relay) == []
+
+
+def test_who_bounces_is_suppressed(make_relay: Callable[..., RelayProcess], sink: Sink) -> None:
+    relay = make_relay(configuration(sink))
+    message = sent(relay, sink)
+    assert deliver(relay, message.reverse_path, delivery_report(message.content, "joe@far.example", to="b@b"))[0] == 250
+    [entry] = [event for event in told(relay) if event["event"] == "suppression"]
+    assert (entry["recipient"], entry["reason"], entry["action"]) == ("joe@far.example", "hard_bounce", "added")
+
+    def suppressed() -> bool:
+        """Workers look at the list once a second."""
+        relay.submit(CONTENT, ["joe@far.example"])
+        relay.wait_drained()
+        return any(event["event"] == "suppressed" for event in relay.events())
+
+    wait_until(suppressed, 60, "mail to be suppressed")
+
+
+def test_the_feedback_process_is_away(make_relay: Callable[..., RelayProcess], sink: Sink) -> None:
+    """Held by a signal, so that it neither answers nor goes."""
+    relay = make_relay(configuration(sink, inbound={"processing_timeout": "1s"}))
+    assert relay.control("inbound.status")["listening"]
+    [pid] = [pid for pid in relay.pids() if b"feedback.process" in command_line(pid)]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        assert deliver(relay, "fbl@fbl.test", b"Subject: x\r\n\r\n")[0] == 451
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: deliver(relay, "fbl@fbl.test", b"Subject: x\r\n\r\n")[0] == 250, 60, "it to be taken")
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
