@@ -146,6 +146,7 @@ COMMANDS = {
     "dkim": ("fastrelay.cli.dkim:dkim", "DKIM keys: make them, publish them, check them."),
     "doctor": ("fastrelay.cli.doctor:doctor", "Find what would land mail in spam, and the exact mend."),
     "classify": ("fastrelay.cli.classify:classify", "Tell what an SMTP reply means, and about whom."),
+    "events": ("fastrelay.cli.events:events", "What happened to mail: event logs, webhooks, replay."),
     "bounce": ("fastrelay.cli.bounce:bounce", "Read bounce messages: who, why, about which mail."),
     "complaint": ("fastrelay.cli.complaints:complaint", "Read complaints: who, about which mail."),
     "complaints": ("fastrelay.cli.complaints:complaints", "Complaint rates, against the lines of 0.1 and 0.3 %."),

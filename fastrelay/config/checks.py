@@ -22,7 +22,7 @@ from fastrelay.clock import RealClock
 from fastrelay.config.schema import Config, Listener
 from fastrelay.config.templates import uses_reference
 from fastrelay.config.units import format_size
-from fastrelay.errors import ConfigError, ConfigProblem, HostError
+from fastrelay.errors import ConfigError, ConfigProblem, FastrelayError, HostError
 
 # Descriptors of a worker beside its connections: LMDB, segments, logs, the control channel, DNS, spares for the spool.
 DESCRIPTORS_BESIDE_CONNECTIONS = 256
@@ -247,6 +247,32 @@ class HostCheck:
             if os.stat(name).st_mode & 0o004:
                 self.warn(path, f"every user of this host may read {name}", f"chmod o= {name}")
 
+    def check_webhooks(self) -> None:
+        """Secrets of webhooks can be read and used, and are kept from others; their CAs are CAs."""
+        if not self.config.events.webhooks:
+            return
+        from fastrelay.feedback.hook_post import read_secrets
+
+        for index, hook in enumerate(self.config.events.webhooks):
+            path = f"events.webhooks[{index}]"
+            try:
+                read_secrets(hook)
+            except OSError as error:
+                mend = "create it, readable for the relay (openssl rand -base64 32 makes a secret)"
+                self.problem(path, f"{error.filename} can't be read: {error.strerror}", mend)
+            except (FastrelayError, UnicodeDecodeError) as error:
+                words = "is no UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+                self.problem(path, f"{hook.secret_file or hook.password_file} {words}", "put a sound one there")
+            for key, name in (("secret_file", hook.secret_file), ("password_file", hook.password_file)):
+                if name is not None and os.path.exists(name) and os.stat(name).st_mode & 0o004:
+                    self.warn(f"{path}.{key}", f"every user of this host may read {name}", f"chmod o= {name}")
+            if hook.ca_file is not None:
+                try:
+                    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(hook.ca_file)
+                except OSError as error:  # ssl.SSLError too
+                    why = "no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
+                    self.problem(f"{path}.ca_file", f"{hook.ca_file} can't be used: {why}", "name a PEM file of CAs")
+
     def check_run_as(self) -> None:
         """The user and group that the relay becomes are there."""
         from fastrelay.admin.privileges import identity
@@ -291,6 +317,7 @@ def check_host(
     check.check_certificate()
     check.check_users()
     check.check_outbound_files()
+    check.check_webhooks()
     check.check_run_as()
     check.check_open_files()
     check.check_workers()

@@ -5,15 +5,28 @@ Each looks at a whole configuration whose parts are sound; files are looked at b
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
+from urllib.parse import urlsplit
+
+from fastrelay.config.feedback import EventName
 
 if TYPE_CHECKING:
     from fastrelay.config.rules import Rules
     from fastrelay.config.schema import Config
 
+# What each format of a webhook has a word for; feedback/hook_formats.py makes them.
+_BOUNCES = ("failed", "expired", "bounced", "complained")
+WEBHOOK_WORDS: dict[str, frozenset[str]] = {
+    "fastrelay": frozenset(get_args(EventName)),
+    "listmonk": frozenset(_BOUNCES),
+    "sendgrid": frozenset(get_args(EventName)) - {"suppression"},
+    "postmark": frozenset((*_BOUNCES, "delivered", "deferred", "unsubscribed", "suppression")),
+}
+_BLANK = re.compile(r"[\s\x00-\x20\x7f]")
 _INBOUND = re.compile(r"(\*|[^\s@<>\"]{1,64})@[A-Za-z0-9][A-Za-z0-9.-]{0,252}")
 
 
@@ -42,4 +55,58 @@ def check_replies(config: Config, rules: Rules, folder: str) -> None:
     rules.reader.problems += check_replies_file(path, config.providers)
 
 
-FEEDBACK_RULES: list[Callable[[Config, Rules], None]] = [_inbound_addresses]
+def _webhooks(config: Config, rules: Rules) -> None:
+    names: set[str] = set()
+    for at, hook in enumerate(config.events.webhooks):
+        path = f"events.webhooks[{at}]"
+        if not rules.sound(path):
+            continue
+        if hook.name in names:
+            rules.problem(f"{path}.name", f"{hook.name!r} is the name of another one", "give each a name of its own")
+        names.add(hook.name)
+        _webhook_url(hook.url, f"{path}.url", rules)
+        unsayable = sorted(set(hook.events) - WEBHOOK_WORDS[hook.format])
+        if unsayable:
+            rules.problem(
+                f"{path}.events",
+                f"the format {hook.format} has no word for {', '.join(unsayable)}",
+                f"it has words for {', '.join(sorted(WEBHOOK_WORDS[hook.format]))}",
+            )
+        if hook.secret_file is not None and hook.format in ("listmonk", "postmark"):
+            rules.problem(
+                f"{path}.secret_file",
+                f"requests of the format {hook.format} are not signed",
+                "leave it out; username and password_file are for Basic authentication",
+            )
+        if (hook.username is None) != (hook.password_file is None):
+            there, missing = ("username", "password_file") if hook.username else ("password_file", "username")
+            rules.problem(f"{path}.{there}", f"needs {missing} beside it", f"set {missing} too, or leave both out")
+        elif hook.username is not None and ":" in hook.username:
+            rules.problem(f"{path}.username", "has a colon, which Basic authentication can't carry", "choose another")
+        if hook.ca_file is not None and hook.url.startswith("http:"):
+            rules.problem(f"{path}.ca_file", "means nothing without TLS", "write https:// in url, or leave it out")
+
+
+def _webhook_url(url: str, path: str, rules: Rules) -> None:
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        host, parts = "", urlsplit("")
+    if parts.scheme not in ("http", "https") or not host or not url.isascii() or _BLANK.search(url):
+        rules.problem(path, f"{url!r} is no web address", "write https://host/path")
+    elif parts.username is not None or parts.password is not None:
+        # Addresses are shown in logs and by commands.
+        rules.problem(path, "holds a user name or password", "use username and password_file")
+    elif parts.scheme == "http" and not _is_loopback(host):
+        rules.warn(path, "events go over the network unencrypted", "use https://")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+FEEDBACK_RULES: list[Callable[[Config, Rules], None]] = [_webhooks, _inbound_addresses]
