@@ -42,6 +42,7 @@ from fastrelay.route.providers import built_in as built_in_providers
 REFERENCE_FIELD = "X-Fastrelay-Reference"
 MAX_WRAPPED = 20  # messages and reports in them, of one message, that are looked at
 MAX_FLUFL_OCTETS = 32 << 10  # its detectors take each line by itself, some of them many times
+MAX_FLUFL_DELIMITERS = 40  # and all parts of a message for each line
 
 _ADDRESS = re.compile(r'<([^<>\s]{3,320})>|([^\s<>()",;:]{1,128}@[^\s<>()",;:]{1,255})')
 _CHALLENGE = re.compile(r"\bpre-?approved\b|challenge[-/ ]response|(confirm|verify) (that )?you are|x-boxbe", re.I)
@@ -250,7 +251,7 @@ class _Reader:
         """With the addresses that the report left out, where the rest of the message has them."""
         if all(recipient.address for recipient in recipients):
             return recipients
-        failed_field = self._failed_field()
+        failed_field = self._failed_field()[:MAX_WRAPPED]
         for recipient in recipients:
             if not recipient.address:
                 recipient.address = self._completed(recipient, failed_field, len(recipients))
@@ -357,6 +358,8 @@ class _Reader:
 
         logging.getLogger("flufl.bounce").disabled = True  # tells at length what its detectors can't read
         whole = _as_octets(self.message)[:MAX_FLUFL_OCTETS]
+        if whole.count(b"\n--") > MAX_FLUFL_DELIMITERS:
+            return None
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

@@ -31,7 +31,6 @@ MAX_HEADER_OCTETS = 256 << 10
 MAX_TEXT = 128 << 10
 
 _BOMS = (b"\xff\xfe", b"\xfe\xff")
-_EMPTY_LINES = re.compile(rb"(?:[ \t]*\n)*")
 _CR_RUN = re.compile(rb"\r+\n")
 _PART_STARTS = re.compile(rb"(?:^|\n)--[^\n]{1,200}\ncontent-", re.I)
 _MESSAGE_PART = re.compile(rb"\ncontent-type:[ \t]*message/", re.I)
@@ -110,8 +109,7 @@ def read_message(octets: bytes, messages: bool = True) -> Part:
     octets = octets.removeprefix(b"\xef\xbb\xbf")
     if b"\x00" in octets:
         octets = octets.replace(b"\x00", b"")  # also makes ASCII in UTF-16 legible
-    octets = one_line_end(octets)
-    octets = octets[_EMPTY_LINES.match(octets).end() :]  # type: ignore[union-attr]
+    octets = one_line_end(octets).lstrip(b" \t\n")
     if octets.startswith((b"From ", b">From ")):
         octets = octets.partition(b"\n")[2]
     return _Reader(messages).read(octets, 0, "text/plain")
@@ -126,10 +124,10 @@ def one_line_end(octets: bytes) -> bytes:
     return octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
-def read_fields(octets: bytes) -> tuple[list[tuple[str, bytes]], int]:
-    """The fields at the start of `octets`, and where what follows begins (behind the empty line)."""
+def read_fields(octets: bytes, at: int = 0) -> tuple[list[tuple[str, bytes]], int]:
+    """The fields of `octets` from `at` on, and where what follows begins (behind the empty line)."""
     fields: list[tuple[str, bytes]] = []
-    at, end = 0, min(len(octets), MAX_HEADER_OCTETS)
+    end = min(len(octets), at + MAX_HEADER_OCTETS)
     while at < end:
         match = _FIELD.match(octets, at, end)
         if match is not None:

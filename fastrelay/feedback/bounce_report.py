@@ -14,6 +14,7 @@ from fastrelay.feedback.bounce_mime import Part, decode, one_line_end, read_fiel
 from fastrelay.feedback.bounce_types import BouncedRecipient, as_reported, plausible
 
 MAX_RECIPIENTS = 1000  # of one report
+MAX_STEPS = 20 * MAX_RECIPIENTS  # fields of one report; groups and lines that are no field
 MAX_REPORT_OCTETS = 1 << 20
 MAX_TEXT = 2048  # characters of a diagnostic that are kept
 
@@ -77,17 +78,18 @@ def groups_of(part: Part) -> list[Group]:
     if (prefix := _SHIFTED.search(octets)) is not None and not _LOOKS_LIKE_ONE.search(octets):
         octets = (b"\n" + octets).replace(b"\n" + prefix[1], b"\n").replace(b"\n" + prefix[1].rstrip() + b"\n", b"\n\n")
     groups: list[Group] = []
-    at = 0
-    fields_in_all = 0
-    while at < len(octets) and fields_in_all < 20 * MAX_RECIPIENTS:
-        fields, length = read_fields(octets[at : at + 65536] if at + 65536 < len(octets) else octets[at:])
+    at = fields_in_all = 0
+    for _ in range(MAX_STEPS):
+        if at >= len(octets) or fields_in_all >= MAX_STEPS:
+            break
+        fields, next_at = read_fields(octets, at)
         if fields:
             groups.append([(name, decode(value, charset)) for name, value in fields])
             fields_in_all += len(fields)
-        if length == 0 or (not fields and octets[at : at + length].strip()):  # a line that is no field
+        if next_at == at or (not fields and octets[at:next_at].strip()):  # a line that is no field
             end = octets.find(b"\n", at)
-            length = max(length, (end - at + 1) if end >= 0 else len(octets) - at)
-        at += length
+            next_at = max(next_at, end + 1 if end >= 0 else len(octets))
+        at = next_at
     return groups
 
 
