@@ -14,7 +14,7 @@ local part without quotes. Plus tags are left as they are: joe+news@ is the addr
 
 Packed, little-endian:
 
-    u8      reason (3 bits), scope (2), 8: has an expiry, 4.. see the masks below
+    u8      reason (3 bits), scope (2), and whether it has an expiry, the scope's value in full, the source in full
     u32     created (seconds since 1970)
     u32     expires, where it has an expiry
     u16     number of the scope's value, where the scope is not global; or u8 length and octets
@@ -54,6 +54,7 @@ LONGEST_SOURCE = 100  # characters
 ENTRIES_OF_ONE = 4096  # address
 MOST_NAMES = 65_000
 MOST_SOURCES = 20_000  # names: a source that every entry has another of is said in full beyond it
+SCOPE_MASK = 0x18
 HAS_EXPIRY, SCOPE_INLINE, SOURCE_INLINE = 0x20, 0x40, 0x80
 LATEST = 2**32 - 1
 
@@ -178,6 +179,7 @@ class Numbers:
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._names: dict[int, bytes] = {0: b""}
+        self._texts: dict[int, str] = {}
 
     def name(self, number: int) -> bytes:
         """The name of a number. SuppressionError where the store does not have it."""
@@ -189,27 +191,36 @@ class Numbers:
             self._names[number] = found
         return found
 
+    def text(self, number: int) -> str:
+        """The name of a number, as text."""
+        found = self._texts.get(number)
+        if found is None:
+            found = self._texts[number] = self.name(number).decode("utf-8", "replace")
+        return found
+
 
 def unpack(address: bytes, packed: bytes, numbers: Numbers) -> list[Entry]:
     """The entries of an address. SuppressionError where the octets are no entries."""
     entries = []
-    at = 0
+    at, size = 0, len(packed)
     try:
-        while at < len(packed):
+        while at < size:
             head, created = _HEAD.unpack_from(packed, at)
-            at += _HEAD.size
+            at += 5
             expires = 0
             if head & HAS_EXPIRY:
                 (expires,) = _TIME.unpack_from(packed, at)
                 at += 4
-            scope = SCOPES[head >> 3 & 3]
-            value = b""
-            if scope != "global":
+            scope, value = SCOPES[head >> 3 & 3], b""
+            if head & SCOPE_MASK:
                 value, at = _name_at(packed, at, head & SCOPE_INLINE, numbers)
-            source, at = _name_at(packed, at, head & SOURCE_INLINE, numbers)
-            entries.append(
-                Entry(address, scope, value, REASONS[head & 7], source.decode("utf-8", "replace"), created, expires)
-            )
+            if head & SOURCE_INLINE:
+                octets, at = _name_at(packed, at, 1, numbers)
+                source = octets.decode("utf-8", "replace")
+            else:
+                source = numbers.text(packed[at] | packed[at + 1] << 8)
+                at += 2
+            entries.append(Entry(address, scope, value, REASONS[head & 7], source, created, expires))
     except (struct.error, IndexError):
         raise SuppressionError("the suppression list is damaged: an entry can't be read") from None
     return entries
@@ -257,10 +268,10 @@ class Lookup:
         if found is None:
             return None
         own, whole = found
+        if whole is None:
+            return unpack(local + of_domain, own, self._numbers) if own is not None else None
         entries = unpack(local + of_domain, own, self._numbers) if own is not None else []
-        if whole is not None:
-            entries += unpack(of_domain, whole, self._numbers)
-        return entries or None
+        return entries + unpack(of_domain, whole, self._numbers)
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------

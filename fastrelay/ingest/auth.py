@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 from fastrelay.config.sending import Assignment
 from fastrelay.ingest import sasl
 from fastrelay.ingest.guard import Guard, address_key
+from fastrelay.ingest.suppressed import verifier
 from fastrelay.ingest.user_limits import UserLimits
 from fastrelay.ingest.users import NOBODY, Hash, UsersFile
 from fastrelay.metrics import names
@@ -317,7 +318,7 @@ class Authenticator:
         self._count(attempt, "ok")
         self._drop(attempt)
         self._tries.pop(connection, None)  # nobody authenticates twice
-        connection.server.verify_recipient = login.verify_recipient
+        connection.server.verify_recipient = verifier(self._app, connection, login.verify_recipient)
         connection.verify_header = login.verify_header
         connection.auth_done(login, SUCCESS)
 

@@ -36,6 +36,7 @@ from fastrelay.ingest.auth import Authenticator, is_loopback
 from fastrelay.ingest.inbound import Addresses, InboundMail
 from fastrelay.ingest.large import LargeContent
 from fastrelay.ingest.proxy import ProxyFault, read_header
+from fastrelay.ingest.suppressed import verifier
 from fastrelay.metrics import names
 from fastrelay.tls.server import SHUTDOWN_SECONDS, ServerTls, handshake_result
 
@@ -268,6 +269,8 @@ class Listener:
         connection = Connection(
             server, self._app.engine, self, (client or peer).encode(), refusal, door.mail, door, loopback
         )
+        if door.inbound is None:
+            server.verify_recipient = verifier(self._app, connection, None)
         if door.tls != "none" or door.auth != "none":
             server.tls = door.tls == "implicit"
             server.offer_starttls = door.tls == "starttls" and self.tls.context is not None
