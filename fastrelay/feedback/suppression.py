@@ -125,8 +125,8 @@ def _unquoted(octets: bytes) -> bytes:
 
 def address_key(text: bytes) -> bytes:
     """The key of an address, or of a domain (`example.com` or `@example.com`). SuppressionError, in words."""
-    local, _, domain = text.strip().rpartition(b"@")
-    if not local:
+    local, at, domain = text.strip().rpartition(b"@")
+    if not local and (at or b"." in domain):
         return b"@" + domain_name(domain)
     quoted = len(local) >= 2 and local[:1] == b'"' == local[-1:]
     if (_NEVER if quoted else _UNQUOTED).search(local) is not None:

@@ -66,7 +66,7 @@ def test_one_spelling(text: str, key: bytes) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", "@", "joe@", "joe@exa mple.com", "a@b@example.com", "joe doe@example.com", "joe@example..com"),
+        *("", "@", "joe", "joe@", "joe@exa mple.com", "a@b@example.com", "joe doe@example.com", "joe@example..com"),
         *(
             "<joe@example.com>",
             "joe\n@example.com",
