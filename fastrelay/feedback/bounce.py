@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import email
 import email.policy
-import functools
 import logging
 import re
 import warnings
@@ -31,13 +30,12 @@ from collections.abc import Iterable
 
 import msgspec
 
+from fastrelay.feedback.bounce_class import classify_recipient, provider_of
 from fastrelay.feedback.bounce_forms import MAX_TEXT, allowed, built_in_forms, reply_in, told
 from fastrelay.feedback.bounce_mime import Part, decode, is_message, one_line_end, read_fields, read_message
 from fastrelay.feedback.bounce_report import MAX_RECIPIENTS, Group, is_declared, is_report, read_report, typed
 from fastrelay.feedback.bounce_types import Bounce, BouncedRecipient, Original, plausible
-from fastrelay.feedback.classes import ABOUT, ALWAYS_SOFT, built_in_classes, parse_reply
-from fastrelay.route.providers import OTHER, Providers
-from fastrelay.route.providers import built_in as built_in_providers
+from fastrelay.route.providers import OTHER
 
 REFERENCE_FIELD = "X-Fastrelay-Reference"
 MAX_WRAPPED = 20  # messages and reports in them, of one message, that are looked at
@@ -82,7 +80,8 @@ def parse_bounce(
     reader = _Reader(message, verp_recipient, reference_field.lower(), our_addresses)
     found = reader.read()
     for recipient in found.recipients:
-        _classify(recipient, provider_of(recipient.remote_mta) or provider_of(found.reporting_mta) or OTHER)
+        provider = provider_of(recipient.remote_mta) or provider_of(found.reporting_mta) or OTHER
+        classify_recipient(recipient, provider)
     return found
 
 
@@ -577,46 +576,3 @@ def _said_of(address: str, text: str, count: int) -> str:
 def _as_octets(message: Part) -> bytes:
     header = b"".join(name.encode() + b": " + value + b"\n" for name, value in message.fields)
     return header + b"\n" + message.body
-
-
-@functools.lru_cache(maxsize=4096)
-def provider_of(mta: str) -> str:
-    """The provider whose host a report names (`mx1.example (192.0.2.1)`); "" where none is known."""
-    words = mta[:255].split()
-    host = words[0].lower().strip("[]().,;") if words else ""
-    provider = _providers().of_host(host) if host else OTHER
-    return "" if provider == OTHER else provider
-
-
-@functools.lru_cache(maxsize=1)
-def _providers() -> Providers:
-    return built_in_providers()
-
-
-def _classify(recipient: BouncedRecipient, provider: str) -> None:
-    """Codes and class of a recipient, from its diagnostic and its status."""
-    code, enhanced = (parse_reply if recipient.diagnostic_type else reply_in)(recipient.diagnostic)
-    recipient.code = recipient.code or code
-    if not recipient.status and enhanced[:1] in ("4", "5"):
-        recipient.status = enhanced
-    if recipient.action not in ("failed", "delayed"):
-        return
-    status = recipient.status
-    vague = not status or status.endswith(".0.0") or (enhanced and enhanced[:1] == str(code // 100))
-    used = enhanced if enhanced and vague else status
-    if recipient.code and used and used[0] != str(recipient.code // 100):
-        used = status if status[:1] == str(recipient.code // 100) else ""
-    text = recipient.diagnostic.encode("utf-8", "replace")
-    found = built_in_classes().classify(recipient.code, used, text, provider)
-    recipient.reply_class, recipient.about = found.reply_class, found.about
-    recipient.kind = found.kind
-    recipient.rule = found.rule.name if found.rule is not None else ""
-    if found.reply_class == "other" and not recipient.code and not status:
-        means = built_in_forms().reason(recipient.diagnostic)
-        if means is not None:
-            recipient.reply_class, recipient.about, recipient.rule = means, ABOUT[means], "bounce_words"
-            recipient.kind = "soft" if means in ALWAYS_SOFT else "hard"
-    if recipient.action == "delayed":
-        recipient.kind = "soft"
-    if not recipient.status and recipient.code:
-        recipient.status = f"{recipient.code // 100}.0.0"

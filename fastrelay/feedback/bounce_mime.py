@@ -3,8 +3,8 @@
     message = read_message(octets)
     for part in message.walk(): part.content_type, part.field("subject"), part.text()
 
-Nothing here raises for what a message says, and time is linear in its octets. What is read: the first MAX_OCTETS of a
-message, MAX_PARTS parts, MAX_DEPTH levels, MAX_FIELDS fields of MAX_FIELD_OCTETS each in a header of
+Nothing here raises for what a message says, and time is linear in its octets. What is read: MAX_OCTETS of a
+message (the start, and MAX_END of its end), MAX_PARTS parts, MAX_DEPTH levels, MAX_FIELDS fields of MAX_FIELD_OCTETS each in a header of
 MAX_HEADER_OCTETS, MAX_TEXT octets of a
 text. Line ends may be CRLF, LF, CR or mixed. A multipart whose boundary is missing, is not the one that its header
 names, or never ends, is read as far as can be. Transfer encodings are undone wherever they stand, also where RFC 2045
@@ -23,6 +23,7 @@ from collections.abc import Iterator
 import msgspec
 
 MAX_OCTETS = 4 << 20
+MAX_END = 256 << 10  # of them, what is read from the end of a longer message
 MAX_PARTS = 200
 MAX_DEPTH = 10
 MAX_FIELDS = 1000
@@ -103,7 +104,8 @@ def read_message(octets: bytes, messages: bool = True) -> Part:
 
     messages   whether messages in it are read, too; else only the header of each
     """
-    octets = octets[:MAX_OCTETS]
+    if len(octets) > MAX_OCTETS:  # some put the report behind our message
+        octets = octets[: MAX_OCTETS - MAX_END] + b"\n" + octets[-MAX_END:]
     if octets.startswith(_BOMS):
         octets = decode(octets, "utf-16").encode("utf-8", "replace")
     octets = octets.removeprefix(b"\xef\xbb\xbf")
