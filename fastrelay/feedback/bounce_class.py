@@ -1,4 +1,4 @@
-"""The class of each recipient of a bounce: from its diagnostic and its status, by the rules of the provider that said it.
+"""The class of each recipient of a bounce: from its diagnostic and status, by the rules of the provider that said it.
 
 Known faults: a diagnostic in a language that no rule knows has the class of its codes alone.
 """
@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import functools
 
+from fastrelay.feedback.bounce_forms import built_in_forms, reply_in
 from fastrelay.feedback.bounce_types import BouncedRecipient
-from fastrelay.feedback.classes import built_in_classes, parse_reply
+from fastrelay.feedback.classes import ABOUT, ALWAYS_SOFT, built_in_classes, parse_reply
 from fastrelay.route.providers import OTHER, Providers
 from fastrelay.route.providers import built_in as built_in_providers
 

@@ -3,10 +3,10 @@
     message = read_message(octets)
     for part in message.walk(): part.content_type, part.field("subject"), part.text()
 
-Nothing here raises for what a message says, and time is linear in its octets. What is read: MAX_OCTETS of a
-message (the start, and MAX_END of its end), MAX_PARTS parts, MAX_DEPTH levels, MAX_FIELDS fields of MAX_FIELD_OCTETS each in a header of
-MAX_HEADER_OCTETS, MAX_TEXT octets of a
-text. Line ends may be CRLF, LF, CR or mixed. A multipart whose boundary is missing, is not the one that its header
+Nothing here raises for what a message says, and time is linear in its octets. What is read: MAX_OCTETS of a message
+(its start, and MAX_END of its end), MAX_PARTS parts, MAX_DEPTH levels, MAX_FIELDS fields of MAX_FIELD_OCTETS each in a
+header of MAX_HEADER_OCTETS, MAX_TEXT octets of a text. Line ends may be CRLF, LF, CR or mixed. A multipart whose
+boundary is missing, is not the one that its header
 names, or never ends, is read as far as can be. Transfer encodings are undone wherever they stand, also where RFC 2045
 section 6.4 forbids them (message/rfc822, multipart).
 
@@ -162,7 +162,8 @@ class _Reader:
     def read(self, octets: bytes, depth: int, default: str, below: bool = True) -> Part:
         self.parts += 1
         fields, start = read_fields(octets)
-        content_type, parameters, encoding = default, {}, ""
+        content_type, encoding = default, ""
+        parameters: dict[str, str] = {}
         for name, value in reversed(fields):  # the first one counts
             if name == "content-type":
                 content_type, parameters = parse_content_type(value.decode("utf-8", "replace"), default)
