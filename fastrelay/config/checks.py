@@ -273,6 +273,23 @@ class HostCheck:
                     why = "no certificate in it" if isinstance(error, ssl.SSLError) else error.strerror
                     self.problem(f"{path}.ca_file", f"{hook.ca_file} can't be used: {why}", "name a PEM file of CAs")
 
+    def check_unsubscribe_pages(self) -> None:
+        """The operator's pages can be read, and the first one has the form."""
+        for name in ("page", "done_page"):
+            path = getattr(self.config.unsubscribe, name)
+            if path is None:
+                continue
+            from fastrelay.feedback.unsubscribe_page import read_page
+
+            try:
+                text = read_page(path)
+            except (OSError, ValueError) as error:
+                why = f"can't be read: {error.strerror}" if isinstance(error, OSError) else str(error)
+                self.problem(f"unsubscribe.{name}", f"{path} {why}", "name an HTML file, or leave it out")
+                continue
+            if name == "page" and "{form}" not in text:
+                self.problem("unsubscribe.page", f"{path} has no {{form}}: no button", "write {form} in it")
+
     def check_run_as(self) -> None:
         """The user and group that the relay becomes are there."""
         from fastrelay.admin.privileges import identity
@@ -314,6 +331,7 @@ def check_host(
         check.check_listeners()
     check.check_dkim_keys()
     check.check_reference_key()
+    check.check_unsubscribe_pages()
     check.check_certificate()
     check.check_users()
     check.check_outbound_files()

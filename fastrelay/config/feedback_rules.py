@@ -26,6 +26,7 @@ WEBHOOK_WORDS: dict[str, frozenset[str]] = {
     "sendgrid": frozenset(get_args(EventName)) - {"suppression"},
     "postmark": frozenset((*_BOUNCES, "delivered", "deferred", "unsubscribed", "suppression")),
 }
+_URL_PATH = re.compile(r"[A-Za-z0-9/._~!$&'()*+,;=:@-]+")
 _BLANK = re.compile(r"[\s\x00-\x20\x7f]")
 _INBOUND = re.compile(r"(\*|[^\s@<>\"]{1,64})@[A-Za-z0-9][A-Za-z0-9.-]{0,252}")
 
@@ -109,4 +110,48 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-FEEDBACK_RULES: list[Callable[[Config, Rules], None]] = [_webhooks, _inbound_addresses]
+def _unsubscribe(config: Config, rules: Rules) -> None:
+    """The page, and the links that are to lead to it."""
+    path = config.unsubscribe.path
+    if rules.sound("unsubscribe.path"):
+        if not path.startswith("/") or not _URL_PATH.fullmatch(path):
+            rules.problem("unsubscribe.path", f"{path!r} is no path of a URL", "write /unsubscribe/")
+            return
+        if path.rstrip("/") in ("", "/healthz"):
+            rules.problem("unsubscribe.path", f"{path!r} is taken", "write /unsubscribe/")
+            return
+    listener, link = config.listeners.unsubscribe, config.compose.list_unsubscribe
+    if listener is None or not rules.sound("listeners.unsubscribe"):
+        return
+    if listener.tls == "implicit" and config.tls.certificate is None:
+        rules.problem("listeners.unsubscribe.tls", "needs a certificate", "set tls.certificate, or write none")
+    elif listener.tls != "implicit" and config.tls.certificate is None and not _is_loopback(listener.address[0]):
+        rules.warn(
+            "listeners.unsubscribe", "is reached without TLS, and one-click wants https (RFC 8058)",
+            "set tls.certificate, or bind it to 127.0.0.1 behind a web server",
+        )  # fmt: skip
+    if link is None or not rules.sound("compose.list_unsubscribe"):
+        return
+    if "{reference}" not in link:
+        rules.warn("compose.list_unsubscribe", "has no {reference}, by which the page would know whom", "add it")
+    else:
+        behind = link.partition("://")[2].partition("/")[2]
+        if not f"/{behind}".startswith(path.rstrip("/")):
+            rules.warn(
+                "compose.list_unsubscribe", f"does not lead to unsubscribe.path, {path}",
+                f"write https://HOST{path}{{reference}}, or have the web server in front rewrite it",
+            )  # fmt: skip
+
+
+def _complaint_lines(config: Config, rules: Rules) -> None:
+    lines = config.complaints
+    if rules.sound("complaints") and lines.warn_share > lines.limit_share:
+        rules.problem("complaints.warn", "is above complaints.limit", "write the lower one here, such as 0.1%")
+
+
+FEEDBACK_RULES: list[Callable[[Config, Rules], None]] = [
+    _webhooks,
+    _inbound_addresses,
+    _unsubscribe,
+    _complaint_lines,
+]
