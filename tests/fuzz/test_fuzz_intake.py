@@ -16,7 +16,8 @@ from fastrelay.feedback.intake import TAKEN
 PIECES = [
     b"\n", b"\r\n\r\n", b"--=_report", b"--=_report--", b"\x00", b"\xff\xfe", b"X-Ref: ", b"Final-Recipient: rfc822;",
     b"Content-Type: message/rfc822\r\n\r\n", b"Content-Type: message/feedback-report\r\n\r\n",
-    b"Feedback-Type: abuse\r\n", b"Content-Transfer-Encoding: base64\r\n", b"Action: failed\r\n", b"Original-Recipient: rfc822;victim@x.example\r\n",
+    b"Feedback-Type: abuse\r\n", b"Content-Transfer-Encoding: base64\r\n",
+    b"Action: failed\r\n", b"Original-Recipient: rfc822;victim@x.example\r\n",
 ]  # fmt: skip
 
 
