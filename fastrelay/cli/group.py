@@ -148,6 +148,7 @@ COMMANDS = {
     "classify": ("fastrelay.cli.classify:classify", "Tell what an SMTP reply means, and about whom."),
     "events": ("fastrelay.cli.events:events", "What happened to mail: event logs, webhooks, replay."),
     "bounce": ("fastrelay.cli.bounce:bounce", "Read bounce messages: who, why, about which mail."),
+    "inbound": ("fastrelay.cli.inbound:inbound", "What came back: bounces, complaints, reports, counted."),
     "complaint": ("fastrelay.cli.complaints:complaint", "Read complaints: who, about which mail."),
     "complaints": ("fastrelay.cli.complaints:complaints", "Complaint rates, against the lines of 0.1 and 0.3 %."),
     "suppress": ("fastrelay.cli.suppress:suppress", "The suppression list: look, add, remove, import, export."),
