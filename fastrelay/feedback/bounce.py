@@ -47,6 +47,12 @@ _CHALLENGE = re.compile(r"\bpre-?approved\b|challenge[-/ ]response|(confirm|veri
 _RECEIVED_FOR = re.compile(rb"\bfor\s+<?([^\s<>;()]{3,320}@[^\s<>;()]{1,255})>?")
 _ANSWER = re.compile(r"\s*(re|aw|fwd?|wg|sv|antw|r|rv|tr)\s*:", re.I)
 _NAMED = re.compile(r":[^:]{0,40}\((?:delivery failed|undeliver)", re.I)  # by a gateway, behind the subject of ours
+_BY_ACTION = {"delayed": "delayed", "delivered": "notice"}
+_ABOUT_MAIL = re.compile(
+    r"e-?mail|message|courriel|nachricht|mensaje|messaggio|mensagem|сообщен|письм|邮件|郵件|信件|メール|메일|bericht|"
+    r"wiadomo|zpráv|üzenet|ileti|meddeland|meddelelse|viesti",
+    re.I,
+)
 _AUTO_FIELDS = (
     "x-autoreply",
     "x-autorespond",
@@ -96,7 +102,7 @@ class _Reader:
         self.original = Original(verp_recipient=self.verp)
         self.copy: list[tuple[str, bytes]] = []  # the header of our message that came along
         self.wrapped: list[Part] = []  # messages that came along
-        self.unread = False  # a mail system's own words are there, but no recipient
+        self.unread = ""  # action of a mail system's own words that are there, but without a recipient
 
     def read(self) -> Bounce:
         if self._is_complaint():
@@ -297,15 +303,17 @@ class _Reader:
         if not bouncy and _ANSWER.match(self.subject) is not None:
             return None  # somebody shows somebody a bounce
         probe = f"Subject: {self.subject}\nFrom: {self.sender}\nX-Mailer: {self.message.field('x-mailer')}\n\n"
-        listed = self.message.has("list-unsubscribe") and not self._from_system()
-        read = built_in_forms().read(
-            probe.encode("utf-8", "replace") + head, head, self._never(), common=bouncy and not listed
+        system = self._from_system()
+        shown = head.decode("utf-8", "replace")
+        common = system or (
+            bouncy and not self.message.has("list-unsubscribe") and _ABOUT_MAIL.search(shown) is not None
         )
+        read = built_in_forms().read(probe.encode("utf-8", "replace") + head, head, self._never(), common=common)
         recipients = read.recipients
-        self.unread = read.form is not None and not recipients
-        if not recipients and read.form is not None and (read.form.copy or self._from_system()):
+        self.unread = read.form.action if read.form is not None and not recipients else ""
+        if not recipients and read.form is not None and (read.form.copy or system):
             # Its own words, without an address: whom our message went to, if it went to one alone.
-            words = told(head.decode("utf-8", "replace"), "", "")
+            words = told(shown, "", "")
             named = head.lower() if read.form.copy == "named" else None
             recipients = [
                 BouncedRecipient(address=each, action=read.form.action, diagnostic=words)
@@ -318,8 +326,7 @@ class _Reader:
         sure = [each for each in recipients if each.address.lower() in known]
         if sure:
             recipients = sure
-        what = "delayed" if recipients[0].action == "delayed" else "bounce"
-        return self._made(what, recipients, read.form.name, "form")
+        return self._made(_BY_ACTION.get(recipients[0].action, "bounce"), recipients, read.form.name, "form")
 
     def _rejection(self, head: bytes) -> Bounce | None:
         """A message that a filter rejected, told by a disposition notification (RFC 5429 section 2.1)."""
@@ -337,7 +344,9 @@ class _Reader:
     def _without_recipient(self, head: bytes) -> Bounce:
         """From a mail system, with a bounce's subject: it is one, though it does not tell about whom."""
         sure = (self._from_system() or self.unread) and self._bouncy_subject() and head.strip()
-        return self._made("bounce" if sure else "other", form="unread" if sure else "")
+        if not sure:
+            return self._made("other")
+        return self._made(_BY_ACTION.get(self.unread, "bounce"), form="unread")
 
     def _by_field(self, head: bytes) -> Bounce | None:
         """By X-Failed-Recipients (Exim, Gmail)."""

@@ -18,7 +18,7 @@ import msgspec
 import re2  # type: ignore[import-untyped]
 import yaml
 
-from fastrelay.feedback.bounce_types import BouncedRecipient, plausible
+from fastrelay.feedback.bounce_types import BouncedRecipient, as_reported, plausible
 from fastrelay.feedback.classes import ReplyClass, parse_reply
 
 MAX_TEXT = 32 << 10  # octets of a text that are looked at
@@ -226,8 +226,11 @@ class Forms:
                 if domain and "@" not in address:
                     address = f"{address}@{domain}"
                 folded = address.lower()
-                fine = folded.partition("@")[0] not in DAEMONS if never is DAEMONS else allowed(folded, never)
-                if folded not in seen and fine and plausible(address):
+                if never is DAEMONS:  # an exact place, where nobody else stands
+                    fine = folded.partition("@")[0] not in DAEMONS and (plausible(address) or as_reported(address))
+                else:
+                    fine = allowed(folded, never) and plausible(address)
+                if folded not in seen and fine:
                     seen.add(folded)
                     found.append((start + match.start(), start + match.end(), address))
                 if len(found) >= MAX_ADDRESSES:

@@ -27,7 +27,7 @@ def test_forms_have_names_of_their_own_and_a_source():
     forms = forms_file().forms
     assert len({form.name for form in forms}) == len(forms)
     assert all(form.source and form.address for form in forms)
-    assert {form.action for form in forms} == {"failed", "delayed"}
+    assert {form.action for form in forms} == {"failed", "delayed", "delivered"}
 
 
 @pytest.mark.parametrize("name", ["postfix_report", "qmail", "exim", "exchange2010", "gmail_old", "smartermail", "gmx"])
