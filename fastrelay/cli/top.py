@@ -214,8 +214,10 @@ def no_keys() -> set[str]:
 def keys() -> Iterator[Any]:
     """A function that waits KEY_SECONDS at most and gives the keys that were pressed, as a set.
 
-    The terminal gives keys without Return and without showing them; it gets its manners back at the end.
+    The terminal gives keys without Return and without showing them; it gets its manners back at the end. Ctrl-C is
+    remembered beside being raised: where Python can only ignore an exception (a finalizer), it is a key all the same.
     """
+    import signal
     import termios
     import tty
 
@@ -224,17 +226,26 @@ def keys() -> Iterator[Any]:
         return
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
+    interrupts: list[int] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
 
     def pressed() -> set[str]:
+        if interrupts:
+            return {"\x03"}
         ready, _, _ = select.select([descriptor], [], [], KEY_SECONDS)
         if not ready:
             return set()
         octets = os.read(descriptor, 64)
         return set(octets.decode("utf-8", "replace")) or {"\x04"}  # the terminal went away
 
+    handler = signal.signal(signal.SIGINT, interrupt)
     try:
         tty.setcbreak(descriptor)
         with contextlib.suppress(KeyboardInterrupt):
             yield pressed
     finally:
+        signal.signal(signal.SIGINT, handler)
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
