@@ -171,7 +171,8 @@ class Composer:
         url = self._url
         if self._mailto is not None and (recipient is not None or not self._mailto.per_recipient):
             parts.append(f"<{self._mailto.fill(values)}>")
-        with_url = url is not None and (recipient is not None or not url.per_recipient)
+        # The reference of a message with several recipients names none, so a POST with it could unsubscribe nobody.
+        with_url = url is not None and (recipient is not None or not (url.per_recipient or "reference" in url.names))
         if with_url:
             parts.append(f"<{url.fill(values)}>")  # type: ignore[union-attr]
         if not parts or max(map(len, parts)) > LINE_OCTETS - 20:

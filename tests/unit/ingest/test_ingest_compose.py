@@ -104,6 +104,14 @@ def test_nothing_that_was_not_asked_for() -> None:
     assert added(sender=b"x@y.example", add=[]) == b""
 
 
+def test_several_recipients_get_no_link_that_could_unsubscribe_none_of_them() -> None:
+    config = {"list_unsubscribe": "https://news.example/u/{reference}", "list_unsubscribe_mailto": None}
+    assert "List-Unsubscribe" not in read(added(recipients=(JOE, b"ann@example.com"), **config))
+    assert "List-Unsubscribe" in read(added(recipients=(JOE,), **config))
+    every = {**config, "list_unsubscribe": "https://news.example/u/{campaign}"}
+    assert "https" in read(added(recipients=(JOE, b"ann@example.com"), **every))["List-Unsubscribe"]
+
+
 def test_several_recipients_get_nothing_that_names_one() -> None:
     octets = added(recipients=(JOE, b"ann@example.com"))
     fields = read(octets)
