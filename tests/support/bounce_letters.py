@@ -1402,3 +1402,38 @@ letter(
     what="other",
     more="",
 )
+
+# -- success, delay and failure told alike ----------------------------------------------------------------------------
+
+letter("success_words", f"Your message was successfully delivered to {R}.\n", R, subject="Delivery Notification: Delivery successful", sender="postmaster@far.example", what="notice")
+letter("success_sendmail", f"   ----- The following addresses had successful delivery notifications -----\n<{R}>  (relayed to non-DSN-aware mailer)\n\n   ----- Transcript of session follows -----\n<{R}>... relayed; expect no further notifications\n", R, subject="Return receipt", sender="Mail Delivery Subsystem <MAILER-DAEMON@far.example>", what="notice")
+letter("success_courier", f"                           DELIVERY COMPLETED\n\nYour message to the following recipients has been delivered:\n\n<{R}>\n", R, subject="NOTICE: mail delivery status.", sender='"Courier mail server at far" <@>', what="notice")
+letter("success_opensmtpd", f"    Hi!\n\n    This is the MAILER-DAEMON, please DO NOT REPLY to this email.\n\n    Your message was successfully delivered to these recipients.\n\n{R}: ok\n", R, subject="Delivery status notification: success", sender="Mailer Daemon <MAILER-DAEMON@far.example>", what="notice")
+letter("exchange2010_delay", f"Delivery is delayed to these recipients or groups:\n\nRita ({R})<mailto:{R}>\n\nSubject: The garden\n\nThis message hasn't been delivered yet. Delivery will continue to be attempted.\n\nDiagnostic information for administrators:\n\nGenerating server: mx\n\n{R}\nRemote Server at far.example returned '400 4.4.7 Message delayed'\n\nOriginal message headers:\n\n{HEAD}", R, subject="Delivery delayed: The garden", sender="postmaster@far.example", what="delayed")
+GMAIL = "Mail Delivery Subsystem <mailer-daemon@googlemail.com>"
+GOOGLE = {
+    "english": f"** Address not found **\n\nYour message wasn't delivered to {R} because the address couldn't be found, or is unable to receive mail.\n\nLearn more here: https://support.google.com/mail/?p=NoSuchUser\n\nThe response was:\n\nThe account {TWO} does not exist.\n",
+    "spanish": f"** No se ha encontrado la dirección **\n\nTu mensaje no se ha entregado a {R} porque no se ha encontrado la dirección.\n",
+    "french": f"** Adresse introuvable **\n\nVotre message n'est pas parvenu à {R}, car l'adresse est introuvable.\n",
+    "german": f"** Adresse nicht gefunden **\n\nIhre Nachricht wurde nicht an {R} zugestellt, weil die Adresse nicht gefunden wurde.\n",
+    "russian": f"** Адрес не найден **\n\nВаше письмо не доставлено на адрес {R}, поскольку он не найден.\n",
+    "japanese": f"** アドレス不明 **\n\n{R} にメールは配信されませんでした。アドレスが見つかりません。\n",
+    "turkish": f"** Adres bulunamadı **\n\nİletiniz {R} adresine teslim edilemedi çünkü adres bulunamadı.\n",
+}  # fmt: skip
+for language, words in GOOGLE.items():
+    letter(f"gmail_{language}_heading", words, R, subject="Delivery Status Notification (Failure)", sender=GMAIL)
+letter("gmail_incomplete", f"** Delivery incomplete **\n\nThere was a temporary problem delivering your message to {R}. Gmail will retry for 46 more hours.\n", R, subject="Delivery Status Notification (Delay)", sender=GMAIL, what="delayed")
+letter("ironport", f"The following message to <{R}> was undeliverable.\nThe reason for the problem:\n5.1.0 - Unknown address error 550-'No such user'\n", R, subject="Delivery Status Notification (Failure)", sender='"Mail Delivery System" <MAILER-DAEMON@ironport.far.example>')
+letter("powermta_text", f"Hello, this is the mail server on mta.far.example.\n\nI am sending you this message to inform you on the delivery status of a\nmessage you previously sent.  Immediately below you will find a list of\nthe affected recipients.\n\n  <{R}>\n    delivery failed; will not continue trying\n", R, subject="Delivery report", sender="postmaster@mta.far.example")
+letter("puremessage", f"The e-mail message you sent to:\n\n {R}\n\nwith subject: The garden\n\nhas been rejected as it contains a blocked attachment.\n", R, subject="Message rejected", sender="PureMessage <postmaster@far.example>")
+letter("winmail_chinese", f"无法将邮件发送至 {R}\n原因: 550 User not found\n", R, subject="邮件退回通知", encoding="base64")
+letter("coremail", f"对不起，您发往 {R} 的邮件由于对方服务器拒收而被退回。\n", R, subject="系统退信", sender="postmaster@sina.example", encoding="base64")
+letter("docomo", f"次のあて先へのメッセージはエラーのため送信できませんでした。\n{R}\n", R, subject="Undelivered Mail", charset="iso-2022-jp", encoding="7bit")
+letter("exim_sent_by", f"{EXIM}A message sent by\n\n  <bounces@news.example>\n\ncould not be delivered to one or more of its recipients. The following\naddress(es) failed:\n\n  inner@inner.example\n    (ultimately generated from {R})\n    all hosts have been failing for a long time\n\n------ This is a copy of the message, including all the headers. ------\n", R, subject="Mail delivery failed")
+letter("aol_attachments", "Sorry news@news.example. Your mail to the following recipients could not be delivered because they are not accepting mail with attachments or embedded images:\n\tgardener47\n", "gardener47@aol.com", subject="Mail Delivery Problem", sender="Mail Delivery Subsystem <MAILER-DAEMON@aol.com>", more="")
+letter("mailfolder_full", f"Your mail message to the following address(es) could not be delivered. This\nis a permanent error. If you are still having difficulty please contact\nCustomer Support.\n\n<{R}>:\nchild status 100...The e-mail message could not be delivered because the user's mailfolder is full.\n\n--- Below this line is a copy of the message.\n\n{HEAD}", R, subject="failure notice")
+letter("parcel", "Your order could not be delivered today. Write to shop@other.example. Undeliverable parcels are returned to sender@shop.example.\n", subject="Your parcel could not be delivered", sender="Shop <noreply@shop.example>", more="", what="other")
+letter("invitation", "Your invitation to bob@far.example was delivered.\n", subject="Invitation delivered", sender="noreply@shop.example", more="", what="other")
+letter("dmarc_report", "This is an aggregate report.\n", subject="Report Domain: news.example Submitter: far.example Report-ID: <1@far.example>", sender="noreply-dmarc@far.example", more="", what="other")
+letter("domino_away", "I am out of the office until 05/01/2027.\n\nNote: This is an automated response to your message \"The garden\" sent on 04/01/2027.\n", subject="AUTO: Reader, Rita is out of the office. (returning 05/01/2027)", sender=R, more="", what="auto_reply")
+letter("challenge_bluebottle", "Your message was received at Mon, 2 Nov 2026 08:00:00 +0000:\n\nThis account is protected by Bluebottle.  Please click on the\nfollowing link to have your address added to the recipient's allowed\nlist and to ensure delivery of your email.\n", subject="RE: The garden", sender=R, more="", what="challenge")
