@@ -23,10 +23,10 @@ A's commit, so before X is handed to anybody; batches are committed in order, so
 without B. That A's two halves share a batch: both are put into the open one in one turn of the loop.
 
 Who is told (RFC 3461 section 4.1, 5.2): failed, expired and suppressed recipients unless NOTIFY says otherwise; late
-ones with NOTIFY=DELAY (`warn_unasked`: also those without NOTIFY), once; NOTIFY=SUCCESS where the host that took it does
-not report (`relayed`). Nobody is told about mail from the null reverse-path or from an address that comes back to us
-(listeners.smtp[].inbound: there is the event), where `bounces` is false for the user, listener or sender's domain,
-and of what an operator removed.
+ones with NOTIFY=DELAY (`warn_unasked`: also those without NOTIFY), once; with NOTIFY=SUCCESS where the host that took
+it does not report (`relayed`). Nobody is told about mail from the null reverse-path or from an address that comes back
+to us (listeners.smtp[].inbound: there is the event), where `bounces` is false for the user, listener or sender's
+domain, and of what an operator removed.
 
 Bounds: MOST_KEPT messages in memory; those beyond are found by a walk over the states once there is room. MOST_AT_ONCE
 are being paid; a mass failure leaves by `bounces.rate`, of which each worker has its share.
