@@ -487,6 +487,19 @@ def feedback() -> dict[str, Any]:
         ]),
         *_complaints(),
         *_coming_back(),
+        row("Reports of others"),
+        graph("Mail in DMARC reports that failed, by source", 12, [
+            (in_an_hour("dmarc_messages_total", RELAY + ',result="failed"', "source"), "{{source}}")
+        ], "short", words="Neither DKIM nor SPF aligned. other: forwarded, forged, or sent past this relay."),
+        graph("Mail in DMARC reports of ours, by result", 12, [
+            (in_an_hour("dmarc_messages_total", RELAY + ',source!="other"', "result"), "{{result}}")
+        ], "short", stack=True),
+        graph("TLS sessions reported as failed", 12, [
+            (in_an_hour("tlsrpt_sessions_total", RELAY + ',result!="ok"', "result"), "{{result}}")
+        ], "short", words="Of others with the MX hosts of our domains."),
+        graph("Reports that came in", 12, [
+            (in_an_hour("reports_in_total", RELAY, "kind, result"), "{{kind}} {{result}}")
+        ], "short", words="`fastrelay reports` sums them up."),
     ]  # fmt: skip
     return dashboard("fastrelay-feedback", "fastrelay / Feedback",
                      "What comes back: refusals, complaints, bounces, webhooks.",

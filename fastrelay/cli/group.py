@@ -151,6 +151,7 @@ COMMANDS = {
     "inbound": ("fastrelay.cli.inbound:inbound", "What came back: bounces, complaints, reports, counted."),
     "complaint": ("fastrelay.cli.complaints:complaint", "Read complaints: who, about which mail."),
     "complaints": ("fastrelay.cli.complaints:complaints", "Complaint rates, against the lines of 0.1 and 0.3 %."),
+    "reports": ("fastrelay.cli.reports:reports", "What others report: DMARC by source, TLS by result."),
     "suppress": ("fastrelay.cli.suppress:suppress", "The suppression list: look, add, remove, import, export."),
     "send": ("fastrelay.cli.send:send", "Send one test message and show the dialogue."),
     "demo": ("fastrelay.cli.demo:demo", "Relay a campaign to an internet in a box."),

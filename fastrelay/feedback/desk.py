@@ -88,6 +88,7 @@ class Desk:
         """In the order in which they start."""
         from fastrelay.feedback.complaints import Complaints
         from fastrelay.feedback.intake import Intake
+        from fastrelay.feedback.reports import Reports
         from fastrelay.feedback.suppress_commands import SuppressCommands
         from fastrelay.feedback.suppress_rules import Suppression
         from fastrelay.feedback.tail import Tail
@@ -102,6 +103,8 @@ class Desk:
         self.unsubscribe = Unsubscribe(self)
         self.parts.append(self.unsubscribe)
         # Other parts stand here. The tail starts after those whom it gives events to, and ends before them.
+        self.reports = Reports(self)
+        self.parts.append(self.reports)
         self.intake = Intake(self)
         self.parts.append(self.intake)
         self.parts.append(self.tail)

@@ -52,6 +52,14 @@ TLS_FAILURES = (
 )
 BOUNCE_KINDS = ("failed", "delayed", "relayed", "undeliverable")
 TLS_REPORT_RESULTS = ("sent", "none", "failed")
+REPORT_RESULTS = ("counted", "repeated", "refused")
+DMARC_RESULTS = ("aligned", "dkim_only", "spf_only", "failed")
+# Of RFC 8460 section 4.3, as reports of others have them; `ok`: sessions that went well.
+TLSRPT_RESULTS = (
+    *("ok", "starttls-not-supported", "certificate-host-mismatch", "certificate-expired", "certificate-not-trusted"),
+    *("validation-failure", "tlsa-invalid", "dnssec-invalid", "dane-required", "sts-policy-fetch-error"),
+    *("sts-policy-invalid", "sts-webpki-invalid", "unknown"),
+)
 TLS_VERIFIED = ("plain", "unverified", "pkix", "mta-sts", "dane")
 DKIM_ALGORITHMS = ("rsa", "ed25519")
 DNS_RESULTS = ("ok", "nxdomain", "nodata", "servfail", "timeout", "error")
@@ -373,6 +381,17 @@ WEBHOOK_LAG_SECONDS = _gauge("webhook_lag_seconds", "Age of the oldest event tha
 WEBHOOK_LAG_BYTES = _gauge(
     "webhook_lag_bytes", "What a webhook has not read yet of the event logs that it is in.", "webhook"
 )
+
+# Reports of others about our domains
+REPORTS_IN = _counter("reports_in", "DMARC and TLS reports that came in, by what became of them.", "kind", "result")
+DMARC_MESSAGES = _counter(
+    "dmarc_messages",
+    "Messages in DMARC reports, by the source of ours that sent them (`other`: not from our addresses) and by which of "
+    "DKIM and SPF passed and was aligned.",
+    "source",
+    "result",
+)
+TLSRPT_SESSIONS = _counter("tlsrpt_sessions", "Sessions in TLS reports about our domains, by result.", "result")
 
 # Ourselves
 ERRORS = _counter("errors", "Errors inside the relay that an operator should look at, by part.", "where")
