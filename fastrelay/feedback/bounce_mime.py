@@ -126,8 +126,8 @@ def one_line_end(octets: bytes) -> bytes:
     return octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
-def read_fields(octets: bytes, at: int = 0) -> tuple[list[tuple[str, bytes]], int]:
-    """The fields of `octets` from `at` on, and where what follows begins (behind the empty line)."""
+def read_fields(octets: bytes, at: int = 0, most: int = MAX_FIELDS) -> tuple[list[tuple[str, bytes]], int]:
+    """The fields of `octets` from `at` on, `most` of them, and where what follows begins (behind the empty line)."""
     fields: list[tuple[str, bytes]] = []
     end = min(len(octets), at + MAX_HEADER_OCTETS)
     while at < end:
@@ -138,7 +138,7 @@ def read_fields(octets: bytes, at: int = 0) -> tuple[list[tuple[str, bytes]], in
                 value = value[:MAX_FIELD_OCTETS]
             if b"\n" in value:
                 value = b" ".join(map(bytes.strip, value.split(b"\n")))
-            if len(fields) < MAX_FIELDS:
+            if len(fields) < most:
                 fields.append((name.lower().decode("ascii"), value.strip()))
             at = match.end() + 1
             continue

@@ -24,7 +24,7 @@ _ABOUT = _RECIPIENT_FIELDS | _OUTCOME
 _BEGINS = _RECIPIENT_FIELDS | {"action", "status"}
 _OF_RECIPIENT = _ABOUT | {"remote-mta", "last-attempt-date", "will-retry-until", "final-log-id"}
 _OF_MESSAGE = frozenset({"reporting-mta", "original-envelope-id", "arrival-date", "original-message-id"})
-_OF_MESSAGES = frozenset({"received", "message-id", "return-path", "dkim-signature", "subject", "content-type"})
+_OF_MESSAGES = frozenset({"received", "message-id", "return-path", "dkim-signature", "mime-version", "x-mailer"})
 _LOOKS_LIKE_ONE = re.compile(rb"^(?:final|original)-recipient[ \t]*:", re.I | re.M)
 _SHIFTED = re.compile(rb"^([ \t>|]{1,20})(?:final|original)-recipient[ \t]*:", re.I | re.M)  # quoted or indented
 _HAS_OUTCOME = re.compile(rb"^(?:action|status|diagnostic-code|reporting-mta)[ \t]*:", re.I | re.M)
@@ -82,7 +82,7 @@ def groups_of(part: Part) -> list[Group]:
     for _ in range(MAX_STEPS):
         if at >= len(octets) or fields_in_all >= MAX_STEPS:
             break
-        fields, next_at = read_fields(octets, at)
+        fields, next_at = read_fields(octets, at, MAX_STEPS)
         if fields:
             groups.append([(name, decode(value, charset)) for name, value in fields])
             fields_in_all += len(fields)
@@ -103,7 +103,7 @@ def read_report(part: Part) -> tuple[Group, list[BouncedRecipient]]:
     loose: Fields = {}  # an outcome that stands before any recipient
     for group in groups_of(part):
         names = {name for name, _ in group}
-        if names & _OF_MESSAGES and not names & _ABOUT:
+        if names & _OF_MESSAGES and "final-recipient" not in names:
             if collected:
                 break  # a copy of our message goes on where the report ended
             continue

@@ -43,7 +43,7 @@ def play(seed: int, rounds: int) -> None:
         found = parse_bounce(octets)
         assert len(found.recipients) <= 1000, (seed, number)
         for recipient in found.recipients:
-            told = plausible(recipient.address) or (found.how == "report" and as_reported(recipient.address))
+            told = plausible(recipient.address) or (found.how in ("report", "form") and as_reported(recipient.address))
             assert told or not recipient.address, (seed, number, recipient)
             assert len(recipient.diagnostic) <= 2048
         if found.what in ("auto_reply", "challenge", "subscription", "complaint", "other"):
