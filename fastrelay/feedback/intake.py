@@ -20,20 +20,20 @@ it would make a bounce of a bounce. The same message twice at a time has one rea
 Safety. Nothing follows for a recipient that no reference of ours names (match.py). A bounce about us or about the
 message, or for another address than we sent to, makes an event and suppresses nobody.
 
-Bounds: messages and octets in hand (line.py), READERS threads; what reading may take is bounded by the parsers, about a
+Bounds: messages and octets in hand (line.py), one thread; what reading may take is bounded by the parsers, about a
 second at the worst; `seen` has MOST_SEEN entries and SEEN_DAYS days.
 
-Known faults: a reading thread shares the interpreter with the loop, which is slower meanwhile. A message that kills the
-process kills it again each time its sender tries.
+Known faults: the reading thread shares the interpreter with the loop, which is slower meanwhile. A message that kills
+the process kills it again each time its sender tries.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -47,12 +47,13 @@ from fastrelay.metrics import names
 
 if TYPE_CHECKING:
     from fastrelay.feedback.bounce_types import Bounce, BouncedRecipient
-    from fastrelay.feedback.match import Match, Matcher
+    from fastrelay.feedback.match import Match, Matcher, Proof
 
 log = logging.getLogger("fastrelay.feedback")
 
 TAKEN = b"250 2.0.0 Ok\r\n"
-READERS = 2
+READ_TOGETHER = 16
+SMALL_OCTETS = 256 << 10  # beyond it nothing more is read in one go
 DAY_SECONDS = 86400
 DATABASE = "seen"
 SEEN_DAYS = 14
@@ -68,6 +69,7 @@ class Reading(NamedTuple):
 
     kind: str
     found: Any = None
+    proofs: Sequence[Proof] = ()  # our references in it, where its kind does not find them itself
 
 
 class Intake(Part):
@@ -77,11 +79,13 @@ class Intake(Part):
         self._desk = desk
         self.commands: Mapping[str, Callable[..., Any]] = {"inbound.status": self.status}
         self._server: LineServer | None = None
-        self._threads: ThreadPoolExecutor | None = None
+        self._thread: ThreadPoolExecutor | None = None  # one: the parsers are not made for two that read at once
         self._matcher: Matcher | None = None
         self._matcher_key: str | None = ""
         self._in_hand: dict[bytes, asyncio.Future[bytes]] = {}
         self._ledger = Ledger(desk)
+        self._unread: deque[tuple[Inbound, asyncio.Future[Reading]]] = deque()
+        self._reader: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._next_sweep = 0.0
         self._counts: dict[tuple[str, str], int] = {}
@@ -96,7 +100,7 @@ class Intake(Part):
         if self._matcher_key != config.compose.reference_key:
             self._matcher = None
         self.wanted = any(one.inbound for one in config.listeners.smtp)
-        if self.wanted and self._threads is None and self._next_sweep:  # after the start: a reload
+        if self.wanted and self._thread is None and self._next_sweep:  # after the start: a reload
             self._starting = asyncio.get_running_loop().create_task(self._listen())
 
     async def start(self) -> list[str]:
@@ -108,8 +112,8 @@ class Intake(Part):
     async def _listen(self) -> None:
         """Only where there is a listener for it: the parsers cost memory."""
         self.matcher  # noqa: B018 - a key that can't be had is said at the start
-        self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="intake")
-        await asyncio.get_running_loop().run_in_executor(self._threads, _warm_up)
+        _warm_up()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
         self._server = LineServer(self._desk.state_dir, self.take)
         await self._server.start()
 
@@ -118,8 +122,10 @@ class Intake(Part):
             self._starting.cancel()
         if self._server is not None:
             await self._server.close()
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._reader is not None:
+            self._reader.cancel()
+        if self._thread is not None:
+            self._thread.shutdown(wait=False, cancel_futures=True)
 
     def second(self, now: float) -> None:
         if now >= self._next_sweep:
@@ -167,15 +173,14 @@ class Intake(Part):
         if self.seen(digest):
             self._count("repeated", "no", began)
             return TAKEN
-        kind, found = await asyncio.get_running_loop().run_in_executor(self._threads, self._read, message)
+        kind, found, proofs = await self._reading(message)
         acts = {"complaint": self._complaint, "report": self._report, "unsubscribe": self._unsubscribe}
         act = acts.get(kind, self._bounce if kind == "bounce" else None)
         if act is not None:
-            matched = await act(message, found, digest)
+            matched = await act(message, found, proofs, digest)
             await self._synced(digest)
         else:
-            field = found.original.reference if found is not None else ""
-            matched = said(self.matcher.proofs(message.recipients, field) or None)
+            matched = "yes" if proofs else "no"
         self._count(kind, matched, began)
         return TAKEN
 
@@ -186,6 +191,43 @@ class Intake(Part):
         self._desk.meters.observe(names.INBOUND_SECONDS, self._desk.clock.monotonic() - began)
 
     # -- in a thread --------------------------------------------------------------------------------------------------
+
+    async def _reading(self, message: Inbound) -> Reading:
+        """What a message is, once it is its turn in a thread."""
+        future: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
+        self._unread.append((message, future))
+        if self._reader is None:
+            self._reader = asyncio.get_running_loop().create_task(self._read_on())
+        return await future
+
+    async def _read_on(self) -> None:
+        """Reads what waits, several small ones in one go: to hand over costs as much as to read."""
+        try:
+            while self._unread:
+                group = [self._unread.popleft()]
+                octets = len(group[0][0].octets)
+                while self._unread and len(group) < READ_TOGETHER and octets < SMALL_OCTETS:
+                    octets += len(self._unread[0][0].octets)
+                    group.append(self._unread.popleft())
+                await self._read_group(group)
+        finally:
+            self._reader = None
+
+    async def _read_group(self, group: list[tuple[Inbound, asyncio.Future[Reading]]]) -> None:
+        messages = [message for message, _ in group]
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._thread, self._read_all, messages)
+        except Exception as error:  # no thread to be had
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        for (_, future), reading in zip(group, found, strict=True):
+            if not future.done():
+                future.set_result(reading)
+
+    def _read_all(self, messages: list[Inbound]) -> list[Reading]:
+        return [self._read(message) for message in messages]
 
     def _read(self, message: Inbound) -> Reading:
         """What a message is. It is the other end's, so nothing in it is an error of ours."""
@@ -201,36 +243,37 @@ class Intake(Part):
 
         if self.purposes.is_unsubscribe(message.recipients):
             return Reading("unsubscribe")
-        reports = getattr(self._desk, "reports", None)
-        if reports is not None and (report := reports.read(message.octets)) is not None:
+        report = self._desk.reports.read(message.octets)
+        if report is not None:
             return Reading("report", report)
         complaint = arf.parse(message.octets, self._reference_field)
         if complaint is not None:
             return Reading("complaint", complaint)
         verp = ""
-        for proof in self.matcher.proofs(message.recipients):
+        proofs = self.matcher.proofs(message.recipients)
+        for proof in proofs:
             verp = verp or proof.reference.recipient.decode("utf-8", "replace")
         for mailbox in message.recipients[:10]:
             verp = verp or classic_verp(mailbox)
         field = self._reference_field or bounce.REFERENCE_FIELD
         found = bounce.parse_bounce(message.octets, verp_recipient=verp, reference_field=field)
-        return Reading(found.what if found.what != "complaint" else "other", found)
+        proofs += self.matcher.proofs((), found.original.reference)
+        return Reading(found.what if found.what != "complaint" else "other", found, proofs)
 
     # -- what follows -------------------------------------------------------------------------------------------------
 
-    async def _bounce(self, message: Inbound, bounce: Bounce, digest: bytes) -> str:
+    async def _bounce(self, message: Inbound, bounce: Bounce, proofs: Sequence[Proof], digest: bytes) -> str:
         """An event for each recipient of ours that the bounce is about."""
-        matches = self._matches(message, bounce)
+        matches = self._matches(bounce, proofs)
         for number, (match, recipient) in enumerate(matches):
             self._desk.event("bounced", event_fields(match, recipient, bounce), f"b{digest.hex()}-{number}")
             await self._suppress(match, recipient)
         return "yes" if matches else "no"
 
-    def _matches(self, message: Inbound, bounce: Bounce) -> list[tuple[Match, BouncedRecipient]]:
+    def _matches(self, bounce: Bounce, proofs: Sequence[Proof]) -> list[tuple[Match, BouncedRecipient]]:
         """The recipients of ours that a bounce says have failed."""
         matcher = self.matcher
         failed = [one for one in bounce.recipients if one.action == "failed"]
-        proofs = matcher.proofs(message.recipients, bounce.original.reference)
         sound = [proof for proof in proofs if not matcher.is_old(proof.reference)]
         hints = [name for one in failed[:10] for name in (one.final_recipient, one.original_recipient)]
         found = matcher.match(sound, [one.address for one in failed], [*hints, *bounce.original.to])
@@ -256,14 +299,13 @@ class Intake(Part):
         if done is not None:
             await done
 
-    async def _complaint(self, message: Inbound, found: Any, digest: bytes) -> str:
+    async def _complaint(self, message: Inbound, found: Any, *_: Any) -> str:
         return said(await self._desk.complaints.take(message, found))
 
-    async def _report(self, message: Inbound, found: Any, digest: bytes) -> str:
-        part: Any = getattr(self._desk, "reports", None)
-        return said(await finished(part.take(message, found))) if part is not None else "no"
+    async def _report(self, message: Inbound, found: Any, *_: Any) -> str:
+        return said(self._desk.reports.take(message, found))
 
-    async def _unsubscribe(self, message: Inbound, found: Any, digest: bytes) -> str:
+    async def _unsubscribe(self, message: Inbound, found: Any, *_: Any) -> str:
         """Who wrote to an address of List-Unsubscribe: the reference stands in it, in the subject, or in the text."""
         for octets in (b" ".join(message.recipients), message.octets[:UNSUBSCRIBE_OCTETS]):
             for reference in self.matcher.tokens(octets):
@@ -356,19 +398,28 @@ def text_of(octets: bytes) -> str:
     return octets.decode("utf-8", "replace")
 
 
-async def finished(result: Any) -> Any:
-    """The result of a method that may be a coroutine."""
-    return await result if inspect.isawaitable(result) else result
-
-
 def said(result: Any) -> str:
     """The label of a metric: whether a part knew the message as one about ours."""
     return "no" if result is None or result is False else "yes"
 
 
 def _warm_up() -> None:
-    """Loads the parsers and their rules before the first message."""
+    """Loads the parsers and their tables before there is a thread: msgspec makes ready what it knows of a type at its
+    first use, and two threads that do so at once crash the process."""
     from fastrelay.feedback import arf, bounce
 
-    bounce.parse_bounce(b"From: MAILER-DAEMON@a.example\n\n<b@c.example>: 550 5.1.1 no such user\n")
-    arf.parse(b"From: a@b.example\n\nhello\n")
+    samples = (
+        b"<b@c.example>: host mx.c.example[192.0.2.1] said: 550 5.1.1 no such user\n",
+        b"nobody knows\n",
+        b"This is a MIME-encapsulated message.\n--b\nContent-Type: message/delivery-status\n\n"
+        b"Reporting-MTA: dns; a.example\n\nFinal-Recipient: rfc822; b@c.example\nAction: failed\nStatus: 5.1.1\n"
+        b"Remote-MTA: dns; mx.c.example\nDiagnostic-Code: smtp; 550 5.1.1 no such user\n\n--b--\n",
+    )
+    head = (
+        b"From: MAILER-DAEMON@a.example\nSubject: Undelivered Mail Returned to Sender\nMIME-Version: 1.0\n"
+        b'Content-Type: multipart/report; report-type=delivery-status; boundary="b"\n\n'
+    )
+    for octets in samples:
+        bounce.parse_bounce(head + octets)
+        bounce.parse_bounce(head.replace(b"multipart/report", b"text/plain") + octets)
+        arf.parse(head + octets)
