@@ -80,7 +80,7 @@ class Suppression(Part):
         self.list.most = self._config.entries
 
     async def start(self) -> list[str]:
-        self._desk.tail.subscribe("suppression", self.take, wanted=WANTED)
+        self._desk.tail.subscribe("suppression", self.take, wanted=WANTED, since="begin")
         self.count()
         return []
 
