@@ -32,6 +32,7 @@ import msgspec
 
 from fastrelay.feedback.bounce_class import classify_recipient, provider_of
 from fastrelay.feedback.bounce_forms import MAX_TEXT, allowed, built_in_forms, reply_in, told
+from fastrelay.feedback.bounce_json import read_notification
 from fastrelay.feedback.bounce_mime import Part, decode, is_message, one_line_end, read_fields, read_message
 from fastrelay.feedback.bounce_report import MAX_RECIPIENTS, Group, is_declared, is_report, read_report, typed
 from fastrelay.feedback.bounce_types import Bounce, BouncedRecipient, Original, plausible
@@ -108,7 +109,7 @@ class _Reader:
         if self._is_complaint():
             self._find_original(b"")
             return self._made("complaint", [], "arf", "report")
-        report = self._report()
+        report = self._report() or self._notification()
         if report is not None:
             return report
         text = self._text()
@@ -199,6 +200,17 @@ class _Reader:
                 if is_report(part) and (found := self._read_reports([self._without_copy(part)], self.message)):
                     break
         return found
+
+    def _notification(self) -> Bounce | None:
+        """By a notification of Amazon SES."""
+        if b"ificationType" not in self.message.body and b"eventType" not in self.message.body:
+            return None
+        found = read_notification(self._text().decode("utf-8", "replace"))
+        if found is None:
+            return None
+        self._take_fields(found.fields)
+        recipients = [] if found.what == "complaint" else found.recipients
+        return self._made(found.what, recipients, "amazon_ses_notification", "report", found.reporting_mta)
 
     def _without_copy(self, part: Part) -> Part:
         """A text without the copy of our message behind it."""
@@ -480,20 +492,8 @@ class _Reader:
                 break
         if not fields and tail:
             fields = _header_in(tail)
-        self.copy = fields
+        self._take_fields(fields)
         found = self.original
-        for name, octets in fields:
-            value = decode(octets, "")
-            if name == "message-id" and not found.message_id:
-                found.message_id = value.split(" ")[0][:998] if value.startswith("<") else value[:998]
-            elif name == self.reference_field and not found.reference:
-                found.reference = "".join(value.split())[:998]
-            elif name == "subject" and not found.subject:
-                found.subject = Part([(name, octets)], "", {}, "", b"").field("subject")[:998]
-            elif name == "from" and not found.sender:
-                found.sender = _first_address(value)
-            elif name == "to" and not found.to:
-                found.to = [match[1] or match[2] for match in _ADDRESS.finditer(value[:2000])][:20]
         for name, value in about or ():
             if name == "original-envelope-id":
                 found.envelope_id = value[:512]
@@ -509,6 +509,23 @@ class _Reader:
             found.reference = (
                 "".join(self.message.field(self.reference_field).split())[:998] or self._reference_in_text()
             )
+
+    def _take_fields(self, fields: list[tuple[str, bytes]]) -> None:
+        """What the header of our message tells."""
+        self.copy = fields
+        found = self.original
+        for name, octets in fields:
+            value = decode(octets, "")
+            if name == "message-id" and not found.message_id:
+                found.message_id = value.split(" ")[0][:998] if value.startswith("<") else value[:998]
+            elif name == self.reference_field and not found.reference:
+                found.reference = "".join(value.split())[:998]
+            elif name == "subject" and not found.subject:
+                found.subject = Part([(name, octets)], "", {}, "", b"").field("subject")[:998]
+            elif name == "from" and not found.sender:
+                found.sender = _first_address(value)
+            elif name == "to" and not found.to:
+                found.to = [match[1] or match[2] for match in _ADDRESS.finditer(value[:2000])][:20]
 
     def _reference_in_text(self) -> str:
         """Our reference field wherever else it stands in the message: in a copy that no type or marker shows."""

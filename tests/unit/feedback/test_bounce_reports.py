@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import quopri
 
 import pytest
@@ -313,6 +314,44 @@ def test_our_reference_where_nothing_shows_the_copy():
         copy="Below is what you wrote.\n\nX-Fastrelay-Reference:\n fabc\n def\nSubject: a\n", copy_kind="text/x"
     )
     assert parse_bounce(message.encode()).original.reference == "fabcdef"
+
+
+def notification(kind: str, outcome: dict[str, object], name: str) -> str:
+    document = {
+        "notificationType": kind,
+        name: outcome,
+        "mail": {"destination": [R], "headers": [{"name": "Message-ID", "value": "<i47@news.example>"},
+                                                 {"name": "X-Fastrelay-Reference", "value": "fabc"}]},
+    }  # fmt: skip
+    return (
+        "From: SES <no-reply@sns.amazonaws.com>\nTo: bounces@news.example\nSubject: AWS Notification Message\n\n"
+        f"{json.dumps(document)}\n\n--\nIf you wish to stop receiving notifications from this topic, click below.\n"
+    )
+
+
+def test_a_notification_of_amazon_ses():
+    given = {"emailAddress": f"Reader <{R}>", "action": "failed", "status": "5.1.1",
+             "diagnosticCode": "smtp; 550 5.1.1 user unknown"}  # fmt: skip
+    message = notification("Bounce", {"bounceType": "Permanent", "bouncedRecipients": [given]}, "bounce")
+    folded = message.replace('"diagnosticCode"', '"diagn!\n osticCode"')
+    for text in (message, folded):
+        found = parse_bounce(text.encode())
+        assert (found.what, found.how, told(text)) == ("bounce", "report", [BAD])
+        assert found.recipients[0].reply_class == "bad_mailbox"
+        assert (found.original.message_id, found.original.reference) == ("<i47@news.example>", "fabc")
+    delivered = notification("Delivery", {"recipients": [R], "reportingMTA": "a8-60.smtp.example"}, "delivery")
+    assert (parse_bounce(delivered.encode()).what, told(delivered)) == ("notice", [(R, "delivered", "")])
+    complaint = notification("Complaint", {"complainedRecipients": [{"emailAddress": R}]}, "complaint")
+    assert (parse_bounce(complaint.encode()).what, told(complaint)) == ("complaint", [])
+
+
+@pytest.mark.parametrize("spoil", [("5.1.1", '5.1.1"'), ("failed", "\\ud800"), (R, "nobody"), ("[{", "{"), ("}}", "")])
+def test_a_spoiled_notification_raises_nothing(spoil):
+    given = {"emailAddress": R, "action": "failed", "status": "5.1.1"}
+    message = notification("Bounce", {"bouncedRecipients": [given]}, "bounce").replace(*spoil)
+    assert all(address in ("", R) for address, _, _ in told(message))
+    deep = notification("Bounce", {}, "bounce").replace('"bounce": {}', '"bounce": ' + "[" * 100_000)
+    assert told(deep) == []
 
 
 # -- bounds -----------------------------------------------------------------------------------------------------------
