@@ -18,7 +18,7 @@ from fastrelay.admin.workers import FEEDBACK_SLOT, WorkerGone, WorkerSlot
 from fastrelay.clock import Clock
 from fastrelay.config.schema import Config, to_builtins
 from fastrelay.errors import FastrelayError
-from fastrelay.feedback.desk import DATABASES, MAP_BYTES, STORE
+from fastrelay.feedback.desk import DATABASES, MAP_BYTES, READERS, STORE
 
 log = logging.getLogger("fastrelay.workers")
 
@@ -51,7 +51,7 @@ class FeedbackKeeper:
         self._told = config
         # [by, name, deliveries, complaints, share or None] of complaints.window, for the metrics.
         self.complaint_rates: list[list[Any]] = []
-        Environment(os.path.join(state_dir, STORE), DATABASES, map_bytes=MAP_BYTES).close()
+        Environment(os.path.join(state_dir, STORE), DATABASES, map_bytes=MAP_BYTES, max_readers=READERS).close()
         self.slab = Slab(os.path.join(state_dir, "slab.feedback"), create=True)
         self.slab.reset_gauges()
         self.slot = WorkerSlot(FEEDBACK_SLOT, self, COMMAND, lock_fd, backoff)

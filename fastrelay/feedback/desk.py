@@ -32,6 +32,7 @@ log = logging.getLogger("fastrelay.feedback")
 STORE = "feedback"  # the LMDB, below the state directory
 DATABASES = ("suppression", "soft", "seen", "cursors", "rates", "reports", "suppression_names")
 MAP_BYTES = 16 << 30  # sparse
+READERS = 1024  # processes that may look at once: every worker does; whoever opens it first decides
 SECOND = 1.0
 
 
@@ -66,7 +67,7 @@ class Desk:
         self.state_dir = state_dir
         self.clock = clock
         self.meters = Meters(slab)
-        self.store = Environment(os.path.join(state_dir, STORE), DATABASES, map_bytes=MAP_BYTES)
+        self.store = Environment(os.path.join(state_dir, STORE), DATABASES, map_bytes=MAP_BYTES, max_readers=READERS)
         # Tells the supervisor something unasked: {"event": name, …}.
         self.report: Callable[[dict[str, Any]], None] = lambda message: None
         self.log = EventLog(

@@ -359,7 +359,10 @@ EVENT_LOG_FAILURES = _counter("event_log_failures", "Failed writes to the event 
 
 SUPPRESSION_ENTRIES = _gauge("suppression_entries", "Entries of the suppression list, by reason.", "reason")
 SUPPRESSION_LOOKUPS = _counter(
-    "suppression_lookups", "Recipients looked up in the suppression list, by result.", "result"
+    "suppression_lookups",
+    "Recipients looked up in the suppression list (at acceptance, and each time they are to be sent to), by result: "
+    "read; of them suppressed; or failed, the list could not be read.",
+    "result",
 )
 
 # Bounce messages
@@ -446,6 +449,6 @@ FROM_THE_START: tuple[tuple[Metric, dict[str, tuple[str, ...]]], ...] = (
     (DNS_QUERIES, {"result": DNS_RESULTS}),
     (TLS_SESSIONS, {"verified": TLS_VERIFIED}),
     (ERRORS, {"where": ERROR_PLACES}),
-    (SUPPRESSION_LOOKUPS, {"result": ("clear", "suppressed", "failed")}),
+    (SUPPRESSION_LOOKUPS, {"result": ("read", "suppressed", "failed")}),
     (BOUNCE_MESSAGES, {"kind": BOUNCE_KINDS}),
 )

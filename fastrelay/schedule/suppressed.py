@@ -57,6 +57,7 @@ class Suppressed:
         self._enabled = True
         self._spared = NO_REASONS
         self._said_at: float | None = None
+        self._looked = 0  # up, since the last second
         self._known = False  # whether there is a list at all
         self._held = False  # whether anybody may stand at SUPPRESSION
         self._releasing: asyncio.Task[None] | None = None
@@ -86,6 +87,9 @@ class Suppressed:
     def second(self, now: float) -> None:
         """Once a second: whether the list can be read, and has anything."""
         engine = self._app.engine
+        if self._looked:
+            self._app.meters.count(names.SUPPRESSION_LOOKUPS, self._looked, result="read")
+            self._looked = 0
         if not self._enabled:
             engine.suppression = None
             self._release()
@@ -111,6 +115,7 @@ class Suppressed:
         """The entries of an address and its domain (in its one spelling); None: none. LmdbError, SuppressionError."""
         if self._lookup is None:
             raise SuppressionError("it is not open")
+        self._looked += 1
         return self._lookup.find(address, domain)
 
     def stops(self, entries: list[Entry], m: int, record: Any) -> Entry | None:

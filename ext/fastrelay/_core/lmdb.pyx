@@ -304,6 +304,7 @@ cdef class ReadOnly:
 
     def __cinit__(self, str path, databases, *, map_bytes=MAP_BYTES):
         cdef MDB_dbi handle = 0
+        cdef int dead = 0
         self.env = NULL
         self.reader = NULL
         self.path = os.path.abspath(path)
@@ -315,6 +316,7 @@ cdef class ReadOnly:
             check(mdb_env_set_mapsize(self.env, map_bytes), "set the size of the map", self.path)
             check(mdb_env_set_maxdbs(self.env, MAX_DATABASES), "set the number of databases", self.path)
             check(mdb_env_open(self.env, os.fsencode(self.path), MDB_NOTLS | MDB_RDONLY, 0o600), "open", self.path)
+            check(mdb_reader_check(self.env, &dead), "clear the slots of dead readers", self.path)
             check(mdb_txn_begin(self.env, NULL, MDB_RDONLY, &self.reader), "begin a read transaction", self.path)
             for name in databases:
                 check(mdb_dbi_open(self.reader, name.encode(), 0, &handle), f"open the database {name}", self.path)
