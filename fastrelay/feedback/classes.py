@@ -4,8 +4,8 @@
     found.reply_class, found.kind, found.about, found.rule.name       # bad_mailbox hard recipient any_no_such_user
 
 The rules are data (config/defaults/replies.yaml, which explains each key); the first one that holds decides, and they
-stand from the precise to the general: words of a provider, words that anybody uses, enhanced codes, reply codes. All
-expressions are asked in one pass of one automaton (RE2::Set), whose time is linear in the text.
+stand from the precise to the general: words of a provider, words that anybody uses, enhanced codes, reply codes. The
+expressions are asked by a few automata (RE2::Set), whose time is linear in the text.
 
 An enhanced code counts only where its class is the reply's first digit (RFC 2034 section 4); hosts that say
 `550 4.2.2` mean either, and nobody knows which. Addresses in a reply are no words: nobody is a spammer for the reply
@@ -74,8 +74,10 @@ ALWAYS_SOFT = frozenset({"rate", "greylist", "quota", "connection"})
 KINDS: tuple[str, ...] = get_args(Kind)
 KEPT_TEXTS = 4096
 TEXT_OCTETS = 1024  # so much of a reply is held against the rules; what it means it says at its beginning
+SET_GAPS = 22
 NO_WORDS = b"a@b"  # stands for an address
 
+_GAP = re.compile(r"[].]\*|\}")
 _ADDRESS = re.compile(rb"[^\s<>()\[\]:;,\"'=@]+@[^\s<>()\[\];,\"']+")
 _ENHANCED = re.compile(r"(?<![\d.])([245])\.(\d{1,3})\.(\d{1,3})(?![\d.]*\d)")
 _REPLY = re.compile(r"(?<![\d.:\[-])([245][0-5]\d)(?:[ -]+#?([245]\.\d{1,3}\.\d{1,3})(?![\d.]*\d))?(?=[\s:;,.<(-]|$)")
@@ -131,17 +133,10 @@ class ReplyClasses:
 
     def __init__(self, rules: Iterable[ReplyRule]) -> None:
         self.rules = list(rules)
-        self._places: list[int] = []  # of the set's expressions among the rules
+        self._sets = _sets(self.rules)
         # The first rule without words, by provider and codes; and what texts mean that came lately.
         self._coded_kept: dict[tuple[str, int, str], int] = {}
         self._kept: dict[tuple[str, int, str, bytes], Classified] = {}
-        self._set = re2.Set.SearchSet(regex_options())
-        for at, rule in enumerate(self.rules):
-            if rule.match is not None:
-                self._set.Add(regex_octets(rule.match))
-                self._places.append(at)
-        if self._places:
-            self._set.Compile()
 
     def classify(
         self, code: int, enhanced: str, text: bytes, provider: str = "other", recipient: bytes = b""
@@ -180,9 +175,11 @@ class ReplyClasses:
 
     def _find(self, code: int, enhanced: str, text: bytes, provider: str) -> ReplyRule | None:
         best = self._coded(code, enhanced, provider)
-        if self._places and text:
-            for hit in self._set.Match(text) or ():
-                at = self._places[hit]
+        for places, expressions in self._sets if text else ():
+            if best < places[0]:
+                break
+            for hit in expressions.Match(text) or ():
+                at = places[hit]
                 if at < best and self.rules[at].holds_for(code, enhanced, provider):
                     best = at
         return self.rules[best] if best < len(self.rules) else None
@@ -201,6 +198,29 @@ class ReplyClasses:
             )
             at = self._coded_kept[key] = next(holds, len(self.rules))
         return at
+
+
+def _sets(rules: Sequence[ReplyRule]) -> list[tuple[list[int], Any]]:
+    """Automata of the rules' expressions, in their order: the places of each one's rules, and the automaton.
+
+    What a gap in an expression (`.*`, `[^.]*`) may still be waiting for multiplies the states of an automaton, so each
+    has SET_GAPS at most. All rules in one: 5 ms for a hostile text; in five: 0.5 ms, and 4 µs more for a usual one.
+    """
+    found: list[tuple[list[int], Any]] = []
+    room = 0
+    for at, rule in enumerate(rules):
+        if rule.match is None:
+            continue
+        gaps = len(_GAP.findall(rule.match))
+        if not found or gaps > room:
+            found.append(([], re2.Set.SearchSet(regex_options())))
+            room = SET_GAPS
+        found[-1][1].Add(regex_octets(rule.match))
+        found[-1][0].append(at)
+        room -= gaps
+    for _, expressions in found:
+        expressions.Compile()
+    return found
 
 
 class ConfiguredClasses:
