@@ -19,6 +19,7 @@ message/rfc822 can't be encoded otherwise (RFC 2046 section 5.2.1).
 from __future__ import annotations
 
 import email.utils
+import ipaddress
 import quopri
 import re
 from typing import Literal
@@ -194,7 +195,7 @@ def _group(report: Report, one: Reported) -> list[tuple[str, str]]:
     fields.append(("Action", one.action))
     fields.append(("Status", status_of(one)))
     if one.host:
-        fields.append(("Remote-MTA", f"dns; {one.host}"))
+        fields.append(("Remote-MTA", f"dns; {_host(one.host)}"))
     if one.reply:
         kind_of = "smtp" if one.host and one.reply[:3].isdigit() else "X-fastrelay"
         fields.append(("Diagnostic-Code", f"{kind_of}; {one.reply}"))
@@ -205,6 +206,15 @@ def _group(report: Report, one: Reported) -> list[tuple[str, str]]:
     if one.until and one.action == "delayed":
         fields.append(("Will-Retry-Until", _date(one.until)))
     return fields
+
+
+def _host(name: str) -> str:
+    """A host's name, or its address as a literal (RFC 5321 section 4.1.3)."""
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return name
+    return f"[IPv6:{address}]" if address.version == 6 else f"[{address}]"
 
 
 def _field(name: str, value: str, utf8: bool) -> str:

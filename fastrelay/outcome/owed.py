@@ -46,6 +46,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from fastrelay.ingest.inbound import Addresses
 from fastrelay.ingest.inject import LARGEST_BYTES, InjectRefused, submit
 from fastrelay.limits.rate import parse_rate
 from fastrelay.metrics import names
@@ -87,6 +88,8 @@ ACTIONS: dict[int, Action] = {OWES_FAILED: "failed", OWES_DELAYED: "delayed", OW
 MESSAGE_OWES, MESSAGE_LATE = 16, 32  # flags of a message in the index, see _core/index.pxd
 OWN_FILE = 0xFFFFFFFF
 
+SUPPRESSED_WORDS = "Not sent: the address is on the suppression list of this mail system"
+
 MOST_KEPT = 50_000
 MOST_AT_ONCE = 50
 MOST_GROUPS = 2_000  # recipients of one bounce message
@@ -125,27 +128,20 @@ class Wishes:
 
     def __init__(self, config: Config) -> None:
         self.config = config.bounces
-        self._ours = {one.lower().encode() for listener in config.listeners.smtp for one in listener.inbound}
+        ours = [one for listener in config.listeners.smtp for one in listener.inbound]
+        self._ours = Addresses(ours) if ours else None
 
     def of(self, record: Any, number: int) -> int:
         """What the sender wants to know of a recipient: SUCCESS, FAILURE, DELAY, or'ed."""
         if not self.config.send or not record.bounces:
             return 0
         reverse_path = record.reverse_path
-        if not reverse_path or (self._ours and self._comes_back(reverse_path)):
+        if not reverse_path or (self._ours is not None and self._ours.take(reverse_path)):
             return 0
         wanted = asked(record.recipient(number)[1])
         if wanted is None:
             wanted = FAILURE | DELAY if self.config.warn_unasked else FAILURE
         return wanted if self.config.success else wanted & ~SUCCESS
-
-    def _comes_back(self, address: bytes) -> bool:
-        """Whether an address is one of our inbound ones, with an extension or VERP too."""
-        local, _, domain = address.lower().rpartition(b"@")
-        return any(
-            one in self._ours
-            for one in (local + b"@" + domain, local.partition(b"+")[0] + b"@" + domain, b"*@" + domain)
-        )
 
 
 class Bucket:
@@ -361,13 +357,14 @@ class Owed:
 
     def _reported(self, record: Any, recipient: tuple[bytes, bytes], one: RecipientState, action: Action) -> Reported:
         original = ORCPT.search(recipient[1])
+        ours = one.status == SUPPRESSED  # what a host said before is not why
         return Reported(
             recipient[0],
             action,
             original=original[1] if original is not None else b"",
-            status=one.enhanced,
-            reply=one.reply,
-            host=one.host,
+            status="" if ours else one.enhanced,
+            reply=SUPPRESSED_WORDS if ours else one.reply,
+            host="" if ours else one.host,
             tried=one.tried_ms / 1000,
             until=self._until(record) if action == "delayed" else 0.0,
             expired=one.status == EXPIRED,
