@@ -41,6 +41,7 @@ from fastrelay.route.providers import OTHER
 REFERENCE_FIELD = "X-Fastrelay-Reference"
 MAX_WRAPPED = 20  # messages and reports in them, of one message, that are looked at
 MAX_FLUFL_OCTETS = 32 << 10  # its detectors take each line by itself, some of them many times
+MAX_FLUFL_LINES = 1500
 MAX_FLUFL_DELIMITERS = 40  # and all parts of a message for each line
 
 _ADDRESS = re.compile(r'<([^<>\s]{3,320})>|([^\s<>()",;:]{1,128}@[^\s<>()",;:]{1,255})')
@@ -377,7 +378,10 @@ class _Reader:
         from flufl.bounce import all_failures  # type: ignore[import-untyped]
 
         logging.getLogger("flufl.bounce").disabled = True  # tells at length what its detectors can't read
-        whole = _as_octets(self.message)[:MAX_FLUFL_OCTETS]
+        if b"@" not in text:
+            return None
+        lines = _as_octets(self.message)[:MAX_FLUFL_OCTETS].split(b"\n", MAX_FLUFL_LINES)
+        whole = b"\n".join(lines[:MAX_FLUFL_LINES])
         if whole.count(b"\n--") > MAX_FLUFL_DELIMITERS:
             return None
         try:
@@ -490,8 +494,8 @@ class _Reader:
                 fields = read_fields(one_line_end(part.content()[:65536]).lstrip(b"\n"))[0]
             if fields:
                 break
-        if not fields and tail:
-            fields = _header_in(tail)
+        if not fields:
+            fields = (_header_in(tail) if tail else []) or _attached_header(root)
         self._take_fields(fields)
         found = self.original
         for name, value in about or ():
@@ -546,6 +550,17 @@ def is_copy(part: Part) -> bool:
         "message/global-headers",
         "message/rfc822-headers",
     )
+
+
+def _attached_header(root: Part) -> list[tuple[str, bytes]]:
+    """The header of our message in a text of its own behind the first one."""
+    texts = [part for part in root.walk(into_messages=False) if part.content_type == "text/plain" and not part.parts]
+    for part in texts[1:MAX_WRAPPED]:
+        fields = read_fields(one_line_end(part.content()[:65536]).lstrip(b"\n"))[0]
+        names = {name for name, _ in fields}
+        if "message-id" in names and names & {"from", "received", "to"}:
+            return fields
+    return []
 
 
 def _header_in(tail: bytes) -> list[tuple[str, bytes]]:

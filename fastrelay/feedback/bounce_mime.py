@@ -30,12 +30,19 @@ MAX_FIELDS = 1000
 MAX_FIELD_OCTETS = 16384
 MAX_HEADER_OCTETS = 256 << 10
 MAX_TEXT = 128 << 10
+MAX_MENDS = 200  # lines of a header that lost the space before them
+MAX_MENDED = 4096  # octets behind such a line that must have a field of a header
 
 _BOMS = (b"\xff\xfe", b"\xfe\xff")
 _CR_RUN = re.compile(rb"\r+\n")
 _PART_STARTS = re.compile(rb"(?:^|\n)--[^\n]{1,200}\ncontent-", re.I)
 _MESSAGE_PART = re.compile(rb"\ncontent-type:[ \t]*message/", re.I)
 _FIELD = re.compile(rb"([!-9;-~]{1,80})[ \t]*:([^\n]*(?:\n[ \t]+[^\s][^\n]*)*)")
+_KNOWN = re.compile(
+    rb"\n(?:received|return-path|from|to|subject|date|message-id|mime-version|content-type|dkim-signature|"
+    rb"auto-submitted|x-[a-z0-9-]{2,60}):",
+    re.I,
+)
 _PARAMETER = re.compile(r';\s*([A-Za-z0-9!#$&+.^_`{|}~*-]{1,64})\s*=\s*(?:"((?:[^"\\]|\\.)*)"?|([^;\s]*))', re.S)
 _WORD = re.compile(r"=\?([^?\s*]{1,40})(?:\*[^?\s]{0,20})?\?([bBqQ])\?([^?]{0,2000})\?=(?:\s+(?==\?))?")
 _NOT_BASE64 = re.compile(rb"[^A-Za-z0-9+/=]+")
@@ -126,8 +133,13 @@ def one_line_end(octets: bytes) -> bytes:
     return octets.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
 
 
-def read_fields(octets: bytes, at: int = 0, most: int = MAX_FIELDS) -> tuple[list[tuple[str, bytes]], int]:
-    """The fields of `octets` from `at` on, `most` of them, and where what follows begins (behind the empty line)."""
+def read_fields(
+    octets: bytes, at: int = 0, most: int = MAX_FIELDS, mend: int = 0
+) -> tuple[list[tuple[str, bytes]], int]:
+    """The fields of `octets` from `at` on, `most` of them, and where what follows begins (behind the empty line).
+
+    mend   how many lines that lost the space before them may be taken for continuations
+    """
     fields: list[tuple[str, bytes]] = []
     end = min(len(octets), at + MAX_HEADER_OCTETS)
     while at < end:
@@ -148,9 +160,19 @@ def read_fields(octets: bytes, at: int = 0, most: int = MAX_FIELDS) -> tuple[lis
         if not line.strip():
             return fields, min(stop + 1, len(octets))
         if line[:1] not in b" \t" and not line.startswith((b"From ", b">From ")):
-            return fields, at  # no header any more
+            if not mend or not fields or not _goes_on(fields[-1][1], octets[stop : stop + MAX_MENDED]):
+                return fields, at  # no header any more
+            mend -= 1
+            if len(fields[-1][1]) < MAX_FIELD_OCTETS:
+                fields[-1] = (fields[-1][0], fields[-1][1] + b" " + line.strip())
         at = stop + 1
     return fields, min(at, len(octets))
+
+
+def _goes_on(value: bytes, ahead: bytes) -> bool:
+    """Whether a header goes on behind a line that is no field: the field before it is not finished, or others of a
+    message's header follow before the next empty line."""
+    return value.endswith(b";") or _KNOWN.search(ahead.partition(b"\n\n")[0]) is not None
 
 
 class _Reader:
@@ -161,7 +183,7 @@ class _Reader:
 
     def read(self, octets: bytes, depth: int, default: str, below: bool = True) -> Part:
         self.parts += 1
-        fields, start = read_fields(octets)
+        fields, start = read_fields(octets, mend=MAX_MENDS)
         content_type, encoding = default, ""
         parameters: dict[str, str] = {}
         for name, value in reversed(fields):  # the first one counts

@@ -11,7 +11,7 @@ import pytest
 from fastrelay.feedback import bounce_report
 from fastrelay.feedback.bounce import MAX_FLUFL_DELIMITERS, parse_bounce
 from fastrelay.feedback.bounce_class import provider_of
-from fastrelay.feedback.bounce_mime import MAX_OCTETS, Part, read_message
+from fastrelay.feedback.bounce_mime import MAX_MENDS, MAX_OCTETS, Part, read_message
 
 R = "reader@far.example"
 HEAD = (
@@ -69,6 +69,10 @@ ACTION_FIRST = [
     "Action: failed\nFinal-Recipient: rfc822;a@far.example\nStatus: 5.1.1\n",
     "Action: delayed\nFinal-Recipient: rfc822;c@far.example\nStatus: 4.2.2\n",
 ]
+UNFOLDED = (
+    "Received: from relay.news.example\n(192.0.2.7) by mx.far.example; Mon, 2 Nov 2026 08:00:00 +0000\n"
+    "via another.far.example with HTTPS\n"
+)
 # Where the report stands, and how it is written down.
 PLACES: dict[str, str | bytes] = {
     "as it should be": report(),
@@ -110,6 +114,9 @@ PLACES: dict[str, str | bytes] = {
     "twice": report(GROUP + "\n" + GROUP),
     "outcome before the group": report("Action: failed\nStatus: 5.1.1\n\n" + GROUP),
     "a line that is not folded": report(GROUP.replace("User unknown", "User\nunknown here: no\nand more")),
+    "a header that lost its folding": UNFOLDED + report(kind=REPORT_TYPE.replace("; boundary", ";\nboundary")),
+    "a header that lost its folding, further on": report().replace("MIME-Version", f"{UNFOLDED}MIME-Version"),
+    "header in a text": report(copy_kind="text/plain; name=headers.txt"),
     "in a message of a gateway": (
         f"{HEAD}Content-Type: multipart/mixed; boundary=o\n\n--o\nContent-Type: text/plain\n\nScanned by a gateway.\n"
         f"--o\nContent-Type: message/rfc822\n\n{report()}\n--o--\n"
@@ -381,6 +388,12 @@ def test_steps_through_a_report_are_bounded(monkeypatch):
         calls.clear()
         bounce_report.groups_of(report_part(body))
         assert len(calls) <= bounce_report.MAX_STEPS
+
+
+def test_mended_lines_are_bounded():
+    octets = b"Subject: a\n" + b"no field\n" * 10_000 + b"To: b@far.example\n\nbody"
+    assert len(read_message(octets).raw("subject")) <= len(b"a") + MAX_MENDS * len(b" no field")
+    assert read_message(b"Subject: a\nDear Ann,\nthis is no header.\n\nbody").fields == [("subject", b"a")]
 
 
 def test_the_last_resort_is_not_asked_about_many_parts(monkeypatch):
