@@ -43,6 +43,43 @@ def _inbound_addresses(config: Config, rules: Rules) -> None:
                 )
 
 
+def _inbound_listeners(config: Config, rules: Rules) -> None:
+    """A listener for what comes back asks nobody for a password; and what is to come back should find one."""
+    listeners = [(number, one) for number, one in enumerate(config.listeners.smtp) if one.inbound]
+    if not listeners:
+        return
+    for number, listener in listeners:
+        if listener.auth in ("optional", "required"):
+            rules.problem(
+                f"listeners.smtp[{number}].auth",
+                f"is {listener.auth}, but bounces come from hosts that have no password",
+                "leave it out, or use another listener for submission",
+            )
+    compose = config.compose
+    if not compose.reference and "{reference}" not in (compose.reverse_path or ""):
+        rules.warn(
+            f"listeners.smtp[{listeners[0][0]}].inbound",
+            "takes bounces, but our mail has no reference by which they could be told from forged ones",
+            "write compose.reverse_path: bounces+{reference}@DOMAIN, or compose.reference: X-Fastrelay-Reference",
+        )
+    from fastrelay.ingest.inbound import Addresses  # only here: it loads the SMTP server
+
+    doors = [Addresses(listener.inbound) for _, listener in listeners]
+    mailto = (compose.list_unsubscribe_mailto or "").removeprefix("mailto:").partition("?")[0]
+    for path, template in (
+        ("compose.reverse_path", compose.reverse_path),
+        ("compose.list_unsubscribe_mailto", mailto),
+        ("compose.cfbl_address", compose.cfbl_address),
+    ):
+        address = re.sub(r"\{[^{}]*\}", "x", template or "").encode()
+        if address and rules.sound(path) and not any(door.take(address) for door in doors):
+            rules.warn(
+                path,
+                f"names an address that no listener takes in ({address.decode()})",
+                "add it to inbound of a listener, unless another host takes it",
+            )
+
+
 def check_replies(config: Config, rules: Rules, folder: str) -> None:
     """The operator's file of reply classes: its problems are told with its own name and lines."""
     if config.replies is None or not rules.sound("replies"):
@@ -152,6 +189,7 @@ def _complaint_lines(config: Config, rules: Rules) -> None:
 FEEDBACK_RULES: list[Callable[[Config, Rules], None]] = [
     _webhooks,
     _inbound_addresses,
+    _inbound_listeners,
     _unsubscribe,
     _complaint_lines,
 ]
