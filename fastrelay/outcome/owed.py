@@ -92,7 +92,7 @@ SUPPRESSED_WORDS = "Not sent: the address is on the suppression list of this mai
 
 MOST_KEPT = 50_000
 MOST_AT_ONCE = 50
-MOST_GROUPS = 2_000  # recipients of one bounce message
+MOST_GROUPS = 1_000  # recipients of one bounce message
 AGAIN_SECONDS = 30.0  # after the queue refused a bounce message
 LATE_SLICE = 20_000  # messages looked at in a second
 MOST_LATE = 200  # warned of in a second
@@ -295,9 +295,15 @@ class Owed:
             self._drop(spool, msgid, state)
             return False, None
         report = self._report(spool, msgid, record, [one for _, _, one in told], returned, whole)
+        octets = build(report)
+        while len(octets) > LARGEST_BYTES and (report.whole or len(told) > 1):  # the rest is told in the next one
+            told = told if report.whole else told[: len(told) // 2]
+            recipients = [one for _, _, one in told]
+            report = msgspec.structs.replace(report, whole=False, recipients=recipients)
+            octets = build(report)
         before = app.own_spool.next_id()
         try:
-            own = submit(app, b"", [record.reverse_path], build(report), tenant=record.tenant)
+            own = submit(app, b"", [record.reverse_path], octets, tenant=record.tenant)
         except InjectRefused as refused:
             return False, self._refused(spool, msgid, state, refused)
         state.paying = app.engine.message_id(before + 1)

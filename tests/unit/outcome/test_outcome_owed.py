@@ -473,6 +473,23 @@ def test_more_debts_than_memory_holds(tmp_path: Path, monkeypatch: pytest.Monkey
     with_box(tmp_path, act)
 
 
+def test_a_report_that_would_be_too_large_comes_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owed, "LARGEST_BYTES", 5000)
+
+    async def act(box: WorkerBox, mx: Mx) -> None:
+        everybody = {f"a{number}@bad.test": "" for number in range(20)}
+        await submit(box, everybody, parameters=" RET=FULL")
+        await box.settled()
+        for _ in range(10):
+            await passed(box)
+        assert 1 < len(told(mx)) <= 10
+        assert max(map(len, letters(mx))) < 5300  # with the Received field of its way
+        assert sorted(one for each in told(mx) for one, _, _ in each) == sorted(everybody)
+        assert empty(box)
+
+    with_box(tmp_path, act)
+
+
 def test_no_more_than_the_rate(tmp_path: Path) -> None:
     async def act(box: WorkerBox, mx: Mx) -> None:
         for number in range(6):
