@@ -41,7 +41,7 @@ LINGER_SECONDS = 10.0
 SAVE_SECONDS = 1.0
 RETRY_SECONDS, RETRY_MAX_SECONDS = 1.0, 60.0
 CLOSING_SECONDS = 60.0  # what is written in a file after its closing time, and clocks
-AHEAD_LINES = 20_000  # read and not yet given, of one log
+AHEAD_LINES = 1000  # read and not yet given, of one log: no more is read then
 FOLDER = "events"
 
 
@@ -322,7 +322,9 @@ class Reader:
     def _advance(self, name: str, files: list[FileName]) -> None:
         sources = self._sources.setdefault(name, [])
         for source in sources:
-            if len(source.ahead) < AHEAD_LINES:
+            if len(source.ahead) > AHEAD_LINES:
+                source.at_end = False  # as far as is known
+            else:
                 before = source.file.offset
                 source.read(self.wanted)
                 self.moved = self.moved or source.file.offset != before
@@ -363,18 +365,34 @@ class Reader:
         everyone = [source for name in names for source in self._sources[name]]
         behind = [source.upto for source in everyone if not source.at_end]
         horizon = min(behind) if behind else None
-        ready = [
-            (line.time, number, line)
-            for number, source in enumerate(everyone)
-            for line in source.ahead
-            if horizon is None or line.time <= horizon
-        ]
-        ready.sort(key=lambda one: one[0])  # stable: lines of one file stay in order
-        for _, number, line in ready[:limit]:
-            source = everyone[number]
-            source.ahead.popleft()
-            source.given, source.given_time = line.end, line.time
-        return [line.raw for _, _, line in ready[:limit]]
+        active = [source for source in everyone if source.ahead]
+        out: list[bytes] = []
+        while active and len(out) < limit:
+            oldest = min(active, key=_next_time)
+            others = [source.ahead[0].time for source in active if source is not oldest]
+            bound = min(others, default=None)
+            line = oldest.ahead[0]
+            if horizon is not None and line.time > horizon:
+                break
+            while True:
+                oldest.ahead.popleft()
+                out.append(line.raw)
+                if not oldest.ahead:
+                    active.remove(oldest)
+                    break
+                last, line = line, oldest.ahead[0]
+                if len(out) >= limit or (horizon is not None and line.time > horizon):
+                    line = last
+                    break
+                if bound is not None and line.time >= bound:
+                    line = last
+                    break
+            oldest.given, oldest.given_time = line.end, line.time
+        return out
+
+
+def _next_time(source: _Source) -> str:
+    return source.ahead[0].time
 
 
 def _opened(name: str, one: FileName) -> LogFile | None:
