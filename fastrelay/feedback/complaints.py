@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from fastrelay.feedback.desk import Part
 from fastrelay.feedback.ledger import Ledger
-from fastrelay.feedback.rates import DATABASE, Rates, day_of
+from fastrelay.feedback.rates import DATABASE, Rates, Slices, day_of
 from fastrelay.metrics import names
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ class Complaints(Part):
         self._sources = {address: min(found) for address, found in seen.items() if len(found) == 1}
 
     async def start(self) -> list[str]:
-        self._desk.tail.subscribe("rates", self.rates.delivered, wanted=frozenset({"delivered"}))
+        tail = self._desk.tail
+        tail.subscribe("rates", self.rates.delivered, wanted=frozenset({"delivered"}))
+        tail.subscribers["rates"].reader.wanted = Slices(self.rates)
         return []
 
     def second(self, now: float) -> None:

@@ -17,21 +17,27 @@ The provider of a complaint is where mail to that domain was delivered. Its sour
 where it names none of ours, one of the sources that delivered to this provider on that day, drawn by their shares
 (the same one for the same message), so that rates are right on the whole.
 
-Known faults: what was counted in the last second before a crash may be missing, or counted twice. A message that was
+Known faults: what was counted in the last second before a crash may be missing, or counted twice; where a power loss
+changed the end of a log that was read, deliveries of that file are counted again. A message that was
 delivered on a later day than it was accepted counts its complaint on the day of acceptance. Where events do not name
 the From domain, deliveries count for the domain of the reverse-path.
 """
 
 from __future__ import annotations
 
+import re
 import struct
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from fastrelay.config.feedback import Complaints
+from fastrelay.feedback.eventfiles import Line, Wanted
+from fastrelay.feedback.tail import decode
 
 if TYPE_CHECKING:
     from fastrelay.feedback.ledger import Change
@@ -52,6 +58,18 @@ BY = {"all": b"a", "source": b"s", "provider": b"p", "campaign": b"c", "sender":
 _SHOWN = {letter: word for word, letter in BY.items()}
 _PAIR = b"x"  # source and provider, for the draw
 _COUNTS = struct.Struct("<QQ")
+_IS_DELIVERED = b'","event":"delivered","time":"'
+# Date, reverse-path domain, source, provider, campaign; strings without escapes, in the order of the engine.
+_DELIVERED = re.compile(
+    rb'\{"key":"[^"]*","event":"delivered","time":"([^"]{10})[^"]*","id":"[^"]*","reverse_path":"(?:[^"\\@]*@)?([^"\\@]*)",'
+    rb'(?:"mail_from":"[^"\\]*",)?"recipient":"[^"\\]*","domain":"[^"\\]*","attempt":\d+,"source":"([^"\\]*)",'
+    rb'"site":"[^"\\]*","provider":"([^"\\]*)",(?:"[a-z_]+":(?:\d+|"[^"\\]*"),)*+"queued_seconds":[\d.]+'
+    rb'(?:,"campaign":"([^"\\]*)")?(?:,"[a-z_]+":(?:"[^"\\]*"|[a-z]+))*+\}\n'
+)
+_PROVIDER = re.compile(
+    rb'"domain":"([^"\\]*)","attempt":\d+,"source":"[^"\\]*","site":"[^"\\]*","provider":"([^"\\]*)"'
+)
+_LEARNED = 50  # domains of a slice whose provider is looked at
 _EPOCH = date(1970, 1, 1).toordinal()
 
 
@@ -96,6 +114,26 @@ class _Day:
         return key, found
 
 
+class Slices(Wanted):
+    """In the place of a reader's choice of lines: counts the deliveries of a slice of a log at once, and gives no line.
+
+    That takes half the time that the lines one by one take. It knows them as the engine writes them; a slice that
+    has another one (a quoted local part, a state with attempts) is read line by line.
+    """
+
+    def __init__(self, rates: Rates) -> None:
+        super().__init__({"delivered"})
+        self._rates = rates
+
+    def lines(self, log: str, octets: bytes, base: int) -> list[Line]:
+        found = _DELIVERED.findall(octets)
+        if len(found) != octets.count(_IS_DELIVERED):
+            self._rates.delivered([one for line in super().lines(log, octets, base) if (one := decode(line.raw))])
+        elif found:
+            self._rates.delivered_slice(octets, found)
+        return []
+
+
 def day_of(wall: float) -> int:
     """Days since 1970, UTC."""
     return int(wall // DAY_SECONDS)
@@ -131,6 +169,21 @@ class Rates:
             groups[group] = groups.get(group, 0) + 1
             if event.domain in providers or len(providers) < DOMAINS:
                 providers[event.domain] = event.provider
+        self._add(groups)
+
+    def delivered_slice(self, octets: bytes, found: list[tuple[bytes, ...]]) -> None:
+        """The same, of a slice of a log and what _DELIVERED finds in it."""
+        groups: dict[tuple[str, str, str, str, str], int] = {}
+        for row, n in Counter(found).items():
+            text, sender, source, provider, campaign = [part.decode("utf-8", "replace") for part in row]
+            groups[text, source, provider, campaign, sender] = n
+        self._add(groups)
+        for match in islice(_PROVIDER.finditer(octets), _LEARNED):
+            domain = match[1].decode("utf-8", "replace")
+            if domain in self._providers or len(self._providers) < DOMAINS:
+                self._providers[domain] = match[2].decode("utf-8", "replace")
+
+    def _add(self, groups: dict[tuple[str, str, str, str, str], int]) -> None:
         for (text, source, provider, campaign, sender), n in groups.items():
             day = self._day_number(text)
             if day is not None:

@@ -38,8 +38,8 @@ button:focus-visible{outline:3px solid var(--ink);outline-offset:2px}
 main>:last-child{margin-bottom:0}"""
 
 _WORDS: dict[Page, tuple[str, str]] = {
-    "ask": ("Unsubscribe?", "No more of this mail will be sent to <b>{recipient}</b>{sender}."),
-    "done": ("You are unsubscribed", "No more of this mail will be sent to <b>{recipient}</b>{sender}."),
+    "ask": ("Unsubscribe?", "No more of this mail{sender} will be sent to <b>{recipient}</b>."),
+    "done": ("You are unsubscribed", "No more of this mail{sender} will be sent to <b>{recipient}</b>."),
     "unknown": (
         "This link is not complete",
         "Please open it from the mail again, or copy all of it. Nothing was changed.",
@@ -71,7 +71,7 @@ def masked(recipient: str) -> str:
 def built_in(page: Page, recipient: str = "", sender: str = "") -> str:
     """A built-in page. Both are texts as they come."""
     title, words = _WORDS[page]
-    of_sender = f" by {html.escape(sender)}" if sender else ""
+    of_sender = f" from {html.escape(sender)}" if sender else ""
     shown = words.format(recipient=html.escape(masked(recipient)), sender=of_sender)
     form = f"\n{FORM}" if page == "ask" else ""
     return (

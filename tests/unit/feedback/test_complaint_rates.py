@@ -9,8 +9,9 @@ import pytest
 from fastrelay._core.lmdb import Environment, LmdbError
 from fastrelay.config.feedback import Complaints
 from fastrelay.feedback import rates as made
+from fastrelay.feedback.eventfiles import Wanted
 from fastrelay.feedback.rates import Rates
-from fastrelay.feedback.tail import Event
+from fastrelay.feedback.tail import Event, decode
 
 TODAY = 20_000  # 2024-10-04
 CONFIG = Complaints(least_delivered=10, campaigns=3)
@@ -120,3 +121,47 @@ def test_what_is_old_goes(store: Environment) -> None:
     rates = Rates(store, CONFIG, TODAY)
     rates.flush(0.0, TODAY)
     assert [key for key, _ in store.items("rates")] == [b"cy", b"d" + kept + b"a", b"p"]
+
+
+def line(number: int, more: str = "", recipient: str = "x@far.example", path: str = "b@News.example") -> bytes:
+    """A delivery as the engine writes it."""
+    campaign = f',"campaign":"c{number % 3}"' if number % 4 else ""
+    return (
+        f'{{"key":"w0-{number:x}","event":"delivered","time":"2024-10-0{1 + number % 4}T08:00:00.000Z",'
+        f'"id":"t-{number}","reverse_path":"{path}","recipient":"{recipient}","domain":"far.example","attempt":1,'
+        f'"source":"s{number % 2}","site":"mx.far.example","provider":"p{number % 3}","mx_host":"mx1.far.example","mx_address":"192.0.2.1:25",'
+        f'"code":250,"enhanced":"2.0.0","reply":"2.0.0 Ok","queued_seconds":1.25{campaign},"tenant":"shop"{more}}}\n'
+    ).encode()
+
+
+ODD = {
+    "escapes": line(1, recipient=r"\"a b\"@far.example"),
+    "a null path": line(2, path=""),
+    "more fields": line(3, ',"possible_duplicate":true'),
+    "another order": (
+        b'{"key":"w0-9","event":"delivered","time":"2024-10-04T08:00:00.000Z","campaign":"c1","source":"s1"}\n'
+    ),
+    "another event": line(4).replace(b'"delivered"', b'"deferred"'),
+    "torn": line(5)[:200] + b"\n",
+    "a reply that looks like an event": line(6).replace(
+        b"2.0.0 Ok", rb"\",\"event\":\"delivered\",\"time\":\"2024-10-04"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ["none", *ODD])
+def test_slices_count_as_lines_do(store: Environment, name: str) -> None:
+    octets = b"".join(line(number) for number in range(40)) + ODD.get(name, b"") + line(41)
+    fast, slow = Rates(store, CONFIG, TODAY), Rates(store, CONFIG, TODAY)
+    assert made.Slices(fast).lines("w0", octets, 0) == []
+    slow.delivered([one for raw in Wanted({"delivered"}).lines("w0", octets, 0) if (one := decode(raw.raw))])
+    assert fast.window() == slow.window()
+    assert fast.window()["all", ""][0] >= 41
+    assert fast.provider_of("far.example")
+
+
+def test_the_usual_slice_needs_no_line(store: Environment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(made, "decode", None)
+    rates = Rates(store, CONFIG, TODAY)
+    made.Slices(rates).lines("w0", b"".join(line(number) for number in range(10)) + ODD["more fields"], 0)
+    assert rates.window()["all", ""] == (11, 0)
