@@ -129,7 +129,8 @@ def line(number: int, more: str = "", recipient: str = "x@far.example", path: st
     return (
         f'{{"key":"w0-{number:x}","event":"delivered","time":"2024-10-0{1 + number % 4}T08:00:00.000Z",'
         f'"id":"t-{number}","reverse_path":"{path}","recipient":"{recipient}","domain":"far.example","attempt":1,'
-        f'"source":"s{number % 2}","site":"mx.far.example","provider":"p{number % 3}","mx_host":"mx1.far.example","mx_address":"192.0.2.1:25",'
+        f'"source":"s{number % 2}","site":"mx.far.example","provider":"p{number % 3}",'
+        f'"mx_host":"mx1.far.example","mx_address":"192.0.2.1:25",'
         f'"code":250,"enhanced":"2.0.0","reply":"2.0.0 Ok","queued_seconds":1.25{campaign},"tenant":"shop"{more}}}\n'
     ).encode()
 
