@@ -26,9 +26,8 @@ MAX_ADDRESSES = 100  # of one message
 MAX_DIAGNOSTIC = 1000
 NEVER = frozenset(
     {"mailer-daemon", "mailerdaemon", "mail-daemon", "maildaemon", "postmaster", "mdaemon", "daemon", "noreply",
-     "no-reply",
-     "donotreply", "do-not-reply", "mailer_daemon", "mail.daemon", "postmaster1", "abuse", "nobody",
-     "name", "yourname", "your.name", "your_name"}
+     "no-reply", "donotreply", "do-not-reply", "mailer_daemon", "mail.daemon", "postmaster1", "abuse", "nobody",
+     "helpdesk", "servicedesk", "hotline", "name", "yourname", "your.name", "your_name"}
 )  # fmt: skip
 DAEMONS = frozenset({"mailer-daemon", "mailerdaemon", "mail-daemon", "maildaemon", "mdaemon", "mailer_daemon"})
 _ATEXT = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-_.")

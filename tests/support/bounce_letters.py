@@ -5,7 +5,7 @@ LETTERS: name → (message, what it is, the recipients' addresses). Each is told
 recipient and its place for the error.
 """
 
-# ruff: noqa: E501, RUF001 - letters stand as they are, in many languages
+# ruff: noqa: E501 - letters stand as they are, in many languages
 from __future__ import annotations
 
 import base64
@@ -742,7 +742,7 @@ letter(
 )
 letter(
     "groupwise_user",
-    f"The message that you sent was undeliverable to the following:\n\treader (user not found)\n\n",
+    "The message that you sent was undeliverable to the following:\n\treader (user not found)\n\n",
     subject="Message status - undeliverable",
     sender="Mailer-Daemon@far.example",
     attached=True,
@@ -1204,7 +1204,7 @@ letter(
 )
 letter(
     "left_company",
-    f"Rita Reader is no longer with the company. This mailbox is not monitored.\nPlease write to info@far.example instead.\n",
+    "Rita Reader is no longer with the company. This mailbox is not monitored.\nPlease write to info@far.example instead.\n",
     subject="Automatic reply: The garden",
     sender=f"Rita Reader <{R}>",
     what="auto_reply",
@@ -1259,7 +1259,7 @@ letter(
 )
 letter(
     "vacation_moved",
-    f"Hello,\n\nmy address has changed. My old mailbox is closed, your message was not delivered. Please use rita@new.example from now on.\n",
+    "Hello,\n\nmy address has changed. My old mailbox is closed, your message was not delivered. Please use rita@new.example from now on.\n",
     subject="Address change",
     sender=R,
     what="auto_reply",
@@ -1405,11 +1405,46 @@ letter(
 
 # -- success, delay and failure told alike ----------------------------------------------------------------------------
 
-letter("success_words", f"Your message was successfully delivered to {R}.\n", R, subject="Delivery Notification: Delivery successful", sender="postmaster@far.example", what="notice")
-letter("success_sendmail", f"   ----- The following addresses had successful delivery notifications -----\n<{R}>  (relayed to non-DSN-aware mailer)\n\n   ----- Transcript of session follows -----\n<{R}>... relayed; expect no further notifications\n", R, subject="Return receipt", sender="Mail Delivery Subsystem <MAILER-DAEMON@far.example>", what="notice")
-letter("success_courier", f"                           DELIVERY COMPLETED\n\nYour message to the following recipients has been delivered:\n\n<{R}>\n", R, subject="NOTICE: mail delivery status.", sender='"Courier mail server at far" <@>', what="notice")
-letter("success_opensmtpd", f"    Hi!\n\n    This is the MAILER-DAEMON, please DO NOT REPLY to this email.\n\n    Your message was successfully delivered to these recipients.\n\n{R}: ok\n", R, subject="Delivery status notification: success", sender="Mailer Daemon <MAILER-DAEMON@far.example>", what="notice")
-letter("exchange2010_delay", f"Delivery is delayed to these recipients or groups:\n\nRita ({R})<mailto:{R}>\n\nSubject: The garden\n\nThis message hasn't been delivered yet. Delivery will continue to be attempted.\n\nDiagnostic information for administrators:\n\nGenerating server: mx\n\n{R}\nRemote Server at far.example returned '400 4.4.7 Message delayed'\n\nOriginal message headers:\n\n{HEAD}", R, subject="Delivery delayed: The garden", sender="postmaster@far.example", what="delayed")
+letter(
+    "success_words",
+    f"Your message was successfully delivered to {R}.\n",
+    R,
+    subject="Delivery Notification: Delivery successful",
+    sender="postmaster@far.example",
+    what="notice",
+)
+letter(
+    "success_sendmail",
+    f"   ----- The following addresses had successful delivery notifications -----\n<{R}>  (relayed to non-DSN-aware mailer)\n\n   ----- Transcript of session follows -----\n<{R}>... relayed; expect no further notifications\n",
+    R,
+    subject="Return receipt",
+    sender="Mail Delivery Subsystem <MAILER-DAEMON@far.example>",
+    what="notice",
+)
+letter(
+    "success_courier",
+    f"                           DELIVERY COMPLETED\n\nYour message to the following recipients has been delivered:\n\n<{R}>\n",
+    R,
+    subject="NOTICE: mail delivery status.",
+    sender='"Courier mail server at far" <@>',
+    what="notice",
+)
+letter(
+    "success_opensmtpd",
+    f"    Hi!\n\n    This is the MAILER-DAEMON, please DO NOT REPLY to this email.\n\n    Your message was successfully delivered to these recipients.\n\n{R}: ok\n",
+    R,
+    subject="Delivery status notification: success",
+    sender="Mailer Daemon <MAILER-DAEMON@far.example>",
+    what="notice",
+)
+letter(
+    "exchange2010_delay",
+    f"Delivery is delayed to these recipients or groups:\n\nRita ({R})<mailto:{R}>\n\nSubject: The garden\n\nThis message hasn't been delivered yet. Delivery will continue to be attempted.\n\nDiagnostic information for administrators:\n\nGenerating server: mx\n\n{R}\nRemote Server at far.example returned '400 4.4.7 Message delayed'\n\nOriginal message headers:\n\n{HEAD}",
+    R,
+    subject="Delivery delayed: The garden",
+    sender="postmaster@far.example",
+    what="delayed",
+)
 GMAIL = "Mail Delivery Subsystem <mailer-daemon@googlemail.com>"
 GOOGLE = {
     "english": f"** Address not found **\n\nYour message wasn't delivered to {R} because the address couldn't be found, or is unable to receive mail.\n\nLearn more here: https://support.google.com/mail/?p=NoSuchUser\n\nThe response was:\n\nThe account {TWO} does not exist.\n",
@@ -1422,18 +1457,518 @@ GOOGLE = {
 }  # fmt: skip
 for language, words in GOOGLE.items():
     letter(f"gmail_{language}_heading", words, R, subject="Delivery Status Notification (Failure)", sender=GMAIL)
-letter("gmail_incomplete", f"** Delivery incomplete **\n\nThere was a temporary problem delivering your message to {R}. Gmail will retry for 46 more hours.\n", R, subject="Delivery Status Notification (Delay)", sender=GMAIL, what="delayed")
-letter("ironport", f"The following message to <{R}> was undeliverable.\nThe reason for the problem:\n5.1.0 - Unknown address error 550-'No such user'\n", R, subject="Delivery Status Notification (Failure)", sender='"Mail Delivery System" <MAILER-DAEMON@ironport.far.example>')
-letter("powermta_text", f"Hello, this is the mail server on mta.far.example.\n\nI am sending you this message to inform you on the delivery status of a\nmessage you previously sent.  Immediately below you will find a list of\nthe affected recipients.\n\n  <{R}>\n    delivery failed; will not continue trying\n", R, subject="Delivery report", sender="postmaster@mta.far.example")
-letter("puremessage", f"The e-mail message you sent to:\n\n {R}\n\nwith subject: The garden\n\nhas been rejected as it contains a blocked attachment.\n", R, subject="Message rejected", sender="PureMessage <postmaster@far.example>")
-letter("winmail_chinese", f"无法将邮件发送至 {R}\n原因: 550 User not found\n", R, subject="邮件退回通知", encoding="base64")
-letter("coremail", f"对不起，您发往 {R} 的邮件由于对方服务器拒收而被退回。\n", R, subject="系统退信", sender="postmaster@sina.example", encoding="base64")
-letter("docomo", f"次のあて先へのメッセージはエラーのため送信できませんでした。\n{R}\n", R, subject="Undelivered Mail", charset="iso-2022-jp", encoding="7bit")
-letter("exim_sent_by", f"{EXIM}A message sent by\n\n  <bounces@news.example>\n\ncould not be delivered to one or more of its recipients. The following\naddress(es) failed:\n\n  inner@inner.example\n    (ultimately generated from {R})\n    all hosts have been failing for a long time\n\n------ This is a copy of the message, including all the headers. ------\n", R, subject="Mail delivery failed")
-letter("aol_attachments", "Sorry news@news.example. Your mail to the following recipients could not be delivered because they are not accepting mail with attachments or embedded images:\n\tgardener47\n", "gardener47@aol.com", subject="Mail Delivery Problem", sender="Mail Delivery Subsystem <MAILER-DAEMON@aol.com>", more="")
-letter("mailfolder_full", f"Your mail message to the following address(es) could not be delivered. This\nis a permanent error. If you are still having difficulty please contact\nCustomer Support.\n\n<{R}>:\nchild status 100...The e-mail message could not be delivered because the user's mailfolder is full.\n\n--- Below this line is a copy of the message.\n\n{HEAD}", R, subject="failure notice")
-letter("parcel", "Your order could not be delivered today. Write to shop@other.example. Undeliverable parcels are returned to sender@shop.example.\n", subject="Your parcel could not be delivered", sender="Shop <noreply@shop.example>", more="", what="other")
-letter("invitation", "Your invitation to bob@far.example was delivered.\n", subject="Invitation delivered", sender="noreply@shop.example", more="", what="other")
-letter("dmarc_report", "This is an aggregate report.\n", subject="Report Domain: news.example Submitter: far.example Report-ID: <1@far.example>", sender="noreply-dmarc@far.example", more="", what="other")
-letter("domino_away", "I am out of the office until 05/01/2027.\n\nNote: This is an automated response to your message \"The garden\" sent on 04/01/2027.\n", subject="AUTO: Reader, Rita is out of the office. (returning 05/01/2027)", sender=R, more="", what="auto_reply")
-letter("challenge_bluebottle", "Your message was received at Mon, 2 Nov 2026 08:00:00 +0000:\n\nThis account is protected by Bluebottle.  Please click on the\nfollowing link to have your address added to the recipient's allowed\nlist and to ensure delivery of your email.\n", subject="RE: The garden", sender=R, more="", what="challenge")
+letter(
+    "gmail_incomplete",
+    f"** Delivery incomplete **\n\nThere was a temporary problem delivering your message to {R}. Gmail will retry for 46 more hours.\n",
+    R,
+    subject="Delivery Status Notification (Delay)",
+    sender=GMAIL,
+    what="delayed",
+)
+letter(
+    "ironport",
+    f"The following message to <{R}> was undeliverable.\nThe reason for the problem:\n5.1.0 - Unknown address error 550-'No such user'\n",
+    R,
+    subject="Delivery Status Notification (Failure)",
+    sender='"Mail Delivery System" <MAILER-DAEMON@ironport.far.example>',
+)
+letter(
+    "powermta_text",
+    f"Hello, this is the mail server on mta.far.example.\n\nI am sending you this message to inform you on the delivery status of a\nmessage you previously sent.  Immediately below you will find a list of\nthe affected recipients.\n\n  <{R}>\n    delivery failed; will not continue trying\n",
+    R,
+    subject="Delivery report",
+    sender="postmaster@mta.far.example",
+)
+letter(
+    "puremessage",
+    f"The e-mail message you sent to:\n\n {R}\n\nwith subject: The garden\n\nhas been rejected as it contains a blocked attachment.\n",
+    R,
+    subject="Message rejected",
+    sender="PureMessage <postmaster@far.example>",
+)
+letter(
+    "winmail_chinese", f"无法将邮件发送至 {R}\n原因: 550 User not found\n", R, subject="邮件退回通知", encoding="base64"
+)
+letter(
+    "coremail",
+    f"对不起，您发往 {R} 的邮件由于对方服务器拒收而被退回。\n",
+    R,
+    subject="系统退信",
+    sender="postmaster@sina.example",
+    encoding="base64",
+)
+letter(
+    "docomo",
+    f"次のあて先へのメッセージはエラーのため送信できませんでした。\n{R}\n",
+    R,
+    subject="Undelivered Mail",
+    charset="iso-2022-jp",
+    encoding="7bit",
+)
+letter(
+    "exim_sent_by",
+    f"{EXIM}A message sent by\n\n  <bounces@news.example>\n\ncould not be delivered to one or more of its recipients. The following\naddress(es) failed:\n\n  inner@inner.example\n    (ultimately generated from {R})\n    all hosts have been failing for a long time\n\n------ This is a copy of the message, including all the headers. ------\n",
+    R,
+    subject="Mail delivery failed",
+)
+letter(
+    "aol_attachments",
+    "Sorry news@news.example. Your mail to the following recipients could not be delivered because they are not accepting mail with attachments or embedded images:\n\tgardener47\n",
+    "gardener47@aol.com",
+    subject="Mail Delivery Problem",
+    sender="Mail Delivery Subsystem <MAILER-DAEMON@aol.com>",
+    more="",
+)
+letter(
+    "mailfolder_full",
+    f"Your mail message to the following address(es) could not be delivered. This\nis a permanent error. If you are still having difficulty please contact\nCustomer Support.\n\n<{R}>:\nchild status 100...The e-mail message could not be delivered because the user's mailfolder is full.\n\n--- Below this line is a copy of the message.\n\n{HEAD}",
+    R,
+    subject="failure notice",
+)
+letter(
+    "parcel",
+    "Your order could not be delivered today. Write to shop@other.example. Undeliverable parcels are returned to sender@shop.example.\n",
+    subject="Your parcel could not be delivered",
+    sender="Shop <noreply@shop.example>",
+    more="",
+    what="other",
+)
+letter(
+    "invitation",
+    "Your invitation to bob@far.example was delivered.\n",
+    subject="Invitation delivered",
+    sender="noreply@shop.example",
+    more="",
+    what="other",
+)
+letter(
+    "dmarc_report",
+    "This is an aggregate report.\n",
+    subject="Report Domain: news.example Submitter: far.example Report-ID: <1@far.example>",
+    sender="noreply-dmarc@far.example",
+    more="",
+    what="other",
+)
+letter(
+    "domino_away",
+    'I am out of the office until 05/01/2027.\n\nNote: This is an automated response to your message "The garden" sent on 04/01/2027.\n',
+    subject="AUTO: Reader, Rita is out of the office. (returning 05/01/2027)",
+    sender=R,
+    more="",
+    what="auto_reply",
+)
+letter(
+    "challenge_bluebottle",
+    "Your message was received at Mon, 2 Nov 2026 08:00:00 +0000:\n\nThis account is protected by Bluebottle.  Please click on the\nfollowing link to have your address added to the recipient's allowed\nlist and to ensure delivery of your email.\n",
+    subject="RE: The garden",
+    sender=R,
+    more="",
+    what="challenge",
+)
+
+# -- more, in no order -----------------------------------------------------------------------------------------------
+
+letter(
+    "more_sendmail_hdr",
+    f'The original message was received at Mon\nfrom root@localhost\n\n   ----- The following addresses had permanent fatal errors -----\n"|exec /usr/bin/procmail"\n    (reason: Service unavailable)\n    (expanded from: <{R}>)\n\n   ----- Transcript of session follows -----\nprocmail: Quota exceeded while writing\n550 5.0.0 "|exec /usr/bin/procmail"... Can\'t create output\n',
+    R,
+    subject="Returned mail: see transcript for details",
+)
+letter(
+    "more_sun_imta",
+    f"Your message was undeliverable to:\n\n  {R}\n\nbecause: mailbox full\n",
+    R,
+    subject="Undeliverable mail",
+    sender="Internet Mail Delivery <postmaster@far.example>",
+)
+letter(
+    "more_netscape",
+    f"This Message was undeliverable due to the following reason:\n\nThe following destination addresses were unknown (please check\nthe addresses and re-mail the message):\n\n<{R}>\n\nPlease reply to Postmaster@far.example\nif you feel this message to be in error.\n",
+    R,
+    subject="Mail System Error - Returned Mail",
+    sender="Mail Administrator <Postmaster@far.example>",
+    attached=True,
+)
+letter(
+    "more_msn",
+    f"The following message to {R} could not be delivered.\nReason: 552 5.2.2 mailbox full\n",
+    R,
+    subject="Undelivered Mail",
+    sender="Postmaster@far.example",
+)
+letter(
+    "more_compuserve",
+    f"Receiver not found: {R}\n\n\nYour message could not be delivered as addressed.\n\n--- Returned message ---\n\n{HEAD}",
+    R,
+    subject="Undeliverable message",
+    sender="CompuServe Postmaster <auto.reply@far.example>",
+)
+letter(
+    "more_compuserve2",
+    f"Your message could not be delivered for the following reason:\n\nMailbox {R} is currently full.\n\n--- Returned message ---\n\n{HEAD}",
+    R,
+    subject="Undeliverable message",
+    sender="CompuServe Postmaster <auto.reply@far.example>",
+)
+letter(
+    "more_exim_de",
+    f"Diese Nachricht wurde automatisch von der Mail-Software erstellt.\n\nEine Nachricht, die Sie versendet haben, konnte an einen oder mehrere\nEmpfänger nicht zugestellt werden. Die folgende(n) Adresse(n) schlugen fehl:\n\n  {R}\n    SMTP error from remote mail server after RCPT TO:<{R}>:\n    550 unknown\n\n------ Dies ist eine Kopie der Nachricht, einschliesslich aller Header. ------\n\n{HEAD}",
+    R,
+    subject="Mail delivery failed: returning message to sender",
+)
+letter(
+    "more_exim_es",
+    f"Este mensaje fue creado automáticamente por el programa de correo.\n\nUn mensaje que usted envió no pudo ser entregado a uno o más destinatarios. Falló la siguiente dirección:\n\n  {R}\n    550 desconocido\n\n------ Esta es una copia del mensaje ------\n\n{HEAD}",
+    R,
+    subject="Mail delivery failed: returning message to sender",
+)
+letter(
+    "more_postfix_ja",
+    f"これはホスト mx.far.example のメールシステムです。\n\n申し訳ありませんが、あなたのメッセージは配信できませんでした。\n\n<{R}>: host mx.far.example[192.0.2.9] said: 550 5.1.1 unknown (in reply to RCPT TO command)\n",
+    R,
+    subject="Undelivered Mail Returned to Sender",
+    encoding="base64",
+)
+letter(
+    "more_vpopmail",
+    f"Hi. This is the deliver program at far.example.\nI'm afraid I wasn't able to deliver your message to the following addresses.\nThis is a permanent error; I've given up. Sorry it didn't work out.\n\n<{R}>\nuser does not exist, but will deliver to /home/vpopmail\nno such user\n\n--- Below the next line is a copy of the message.\n\n{HEAD}",
+    R,
+    subject="failure notice",
+)
+letter(
+    "more_vpopmail_overquota",
+    f"Message rejected. Not enough storage space in user's mailbox to accept message.\n\n<{R}>\n",
+    R,
+    subject="failure notice",
+)
+letter(
+    "more_lotus_ccmail",
+    f"Message delivery to the following recipients failed:\n\n\tReader, Rita at FAR <{R}>\n\nReason: Unknown user\n",
+    R,
+    subject="Message not deliverable",
+    sender="Administrator <ccmail@far.example>",
+)
+letter(
+    "more_vms_pmas",
+    f"This message could not be delivered to the following addressees:\n\n    {R}  -- No such user\n",
+    R,
+    subject="Undelivered message",
+)
+letter(
+    "more_1c_kerio",
+    f"Your message did not reach some or all of the intended recipients:\n\n{R}\n\nReason: The mailbox is unavailable (550 5.1.1).\n",
+    R,
+    subject="Undeliverable",
+    sender="postmaster@far.example",
+)
+letter(
+    "more_hotmail",
+    f"This is an automatically generated Delivery Status Notification.\n\nDelivery to the following recipients failed.\n\n       {R}\n\n",
+    R,
+    subject="Delivery Status Notification (Failure)",
+    sender="postmaster@mail.hotmail.example",
+    attached=True,
+)
+letter(
+    "more_hotmail_es",
+    f"Esta es una notificación de estado de entrega generada automáticamente.\n\nError al realizar la entrega a los siguientes destinatarios.\n\n       {R}\n\n",
+    R,
+    subject="Delivery Status Notification (Failure)",
+    sender="postmaster@mail.hotmail.example",
+    attached=True,
+)
+letter(
+    "more_icloud",
+    f"Your message to {R} was rejected.\nI said:\nRCPT TO:<{R}>\nAnd mx.far.example [192.0.2.9] responded with\n550 5.1.1 unknown\n",
+    R,
+    subject="Undelivered Mail",
+)
+letter(
+    "more_mailsite",
+    f"Your message could not be delivered to the following recipients:\n\n<{R}>\n\tDescription: The recipient mailbox does not exist.\n\n",
+    R,
+    subject="Delivery Failure",
+    sender="MailSite <postmaster@far.example>",
+)
+letter(
+    "more_argosoft",
+    f"Could not deliver message to {R}\nServer responded: 550 No such user\n",
+    R,
+    subject="Delivery failure",
+    sender="ArGoSoft Mail Server <postmaster@far.example>",
+)
+letter(
+    "more_xmail",
+    f"[<00>] XMail bounce: Rcpt=[{R}];Error=[550 unknown user]\n\n\n[<01>] Error sending message [1.2.3] from [far.example].\n\nID:        <1>\nMail From: <news@news.example>\nRcpt To:   <{R}>\nServer:    <mx.far.example>\n\n[<02>] The reason of the delivery failure was:\n\n550 unknown user\n\n[<05>] Here is listed the initial part of the message:\n\n{HEAD}",
+    R,
+    subject="Error sending message [1.2.3] from [far.example]",
+    sender="postmaster@far.example",
+)
+letter(
+    "more_merak",
+    f"The following recipient(s) could not be reached:\n\n  <{R}>\n\nError: 550 5.1.1 User unknown\n",
+    R,
+    subject="Delivery failure",
+    sender="IceWarp <mailer-daemon@far.example>",
+)
+letter(
+    "more_worldmail",
+    f"User's mailbox is full: {R}\nUnable to deliver mail.\n\n*** The following is the original message ***\n{HEAD}",
+    R,
+    subject="User's mailbox is full",
+    sender="WorldMail <postmaster@far.example>",
+)
+letter(
+    "more_mailman_nonmember",
+    "Your mail to 'garden' was not delivered, as you are not a subscriber of the mailing list.\n",
+    what="subscription",
+    subject="Request to mailing list garden rejected",
+    sender="garden-bounces@lists.example",
+    more="X-Mailman-Version: 2.1\n",
+)
+letter(
+    "more_otrs",
+    "Dear customer, thanks for your mail. We created ticket 2026110210000012.\n",
+    what="auto_reply",
+    subject="[Ticket#2026110210000012] RE: The garden",
+    sender="support@far.example",
+    more="X-Powered-By: OTRS\nPrecedence: bulk\n",
+)
+letter(
+    "more_human_re",
+    f"I received your garden letter, but {R} no longer works here; could you take the address off?\n",
+    what="other",
+    subject="Re: The garden",
+    sender="paul@person.example",
+    more="",
+)
+letter(
+    "more_majordomo",
+    "Your request to Majordomo: subscribe garden\n\n**** Command succeeded\n",
+    what="subscription",
+    subject="Majordomo results",
+    sender="majordomo@lists.example",
+    more="",
+)
+letter(
+    "more_cal",
+    "Rita has accepted your invitation. Contact rita@far.example.\n",
+    what="other",
+    subject="Accepted: Garden party",
+    sender=R,
+    more="",
+)
+letter(
+    "more_virus",
+    f"The mail message you sent to <{R}> contains a virus (EICAR).\nIt has NOT been delivered.\n",
+    R,
+    subject="VIRUS IN YOUR MAIL",
+    sender="Antivirus <postmaster@far.example>",
+)
+letter(
+    "more_spamhaus_reject",
+    f"Your e-mail to the following recipient was rejected by our spam filter:\n\n   {R}\n\nIf you think this is an error please contact postmaster@far.example.\n",
+    R,
+    subject="Rejected mail",
+    sender="Spam Filter <postmaster@far.example>",
+)
+letter(
+    "more_greek",
+    f"Το μήνυμά σας δεν ήταν δυνατό να παραδοθεί στον παραλήπτη:\n\n{R}\n\n550 5.1.1\n",
+    R,
+    subject="Μη παραδοτέο",
+    sender="postmaster@far.example",
+)
+letter(
+    "more_arabic",
+    f"تعذر تسليم رسالتك إلى المستلم:\n\n{R}\n\n550 5.1.1\n",
+    R,
+    subject="تعذر التسليم",
+    sender="postmaster@far.example",
+)
+letter(
+    "more_hebrew",
+    f"לא ניתן למסור את ההודעה לנמען:\n\n{R}\n\n550 5.1.1\n",
+    R,
+    subject="לא ניתן למסור",
+    sender="postmaster@far.example",
+)
+letter(
+    "more_finnish",
+    f"Viestiäsi ei voitu toimittaa seuraaville vastaanottajille:\n\n{R}\n",
+    R,
+    subject="Viestiä ei voitu toimittaa",
+    sender="postmaster@far.example",
+)
+letter(
+    "more_norwegian",
+    f"Meldingen kunne ikke leveres til følgende mottakere:\n\n{R}\n",
+    R,
+    subject="Kan ikke leveres",
+    sender="postmaster@far.example",
+)
+letter(
+    "more_vietnamese",
+    f"Thư của bạn không thể gửi đến người nhận sau:\n\n{R}\n\n550 5.1.1\n",
+    R,
+    subject="Không gửi được thư",
+    sender="postmaster@far.example",
+)
+letter(
+    "more_indonesian",
+    f"Pesan Anda tidak dapat dikirim ke penerima berikut:\n\n{R}\n\n550 5.1.1\n",
+    R,
+    subject="Gagal terkirim",
+    sender="postmaster@far.example",
+)
+
+# -- what could be taken for a recipient ------------------------------------------------------------------------------
+
+letter(
+    "trap_contact_only",
+    "Your message could not be delivered.\n\nPlease contact the helpdesk:\n\nhelpdesk@far.example\n",
+    subject="Undeliverable",
+)
+letter(
+    "trap_contact_de",
+    "Ihre Nachricht konnte nicht zugestellt werden.\nBei Fragen: support@far.example\n",
+    subject="Unzustellbar",
+)
+letter(
+    "trap_signature",
+    f"The following recipient could not be reached:\n\n  {R}\n\n-- \nJohn Admin\nadmin@far.example\nhttp://far.example\n",
+    R,
+    subject="Undeliverable",
+)
+letter(
+    "trap_cc_list",
+    f"Delivery failed: {R}\n\nFrom: news@news.example\nTo: {R}\nCc: boss@far.example, other@far.example\nSubject: x\n",
+    R,
+    subject="Delivery failed",
+)
+letter(
+    "trap_url",
+    f"Your message to {R} was blocked. See http://postmaster.far.example/block?rcpt=web@far.example&ip=1 or mailto:unblock@far.example.\n550 5.7.1 blocked\n",
+    R,
+    subject="Message blocked",
+)
+letter(
+    "trap_alias",
+    f"<{R}>: mail forwarding loop for inner@inner.example\n",
+    R,
+    subject="Undelivered Mail Returned to Sender",
+)
+letter(
+    "trap_said_other",
+    f"This is the mail system at host mx.\n\n<{R}>: host mx said: 550 5.1.1 <inner@inner.example>: Recipient address rejected (in reply to RCPT TO)\n",
+    R,
+    subject="Undelivered Mail Returned to Sender",
+)
+letter(
+    "trap_qmail_other",
+    f"Hi. This is the qmail-send program at mx.\nI'm afraid I wasn't able to deliver your message to the following addresses.\n\n<{R}>:\n192.0.2.1 does not like recipient.\nRemote host said: 550 <inner@inner.example> unknown; contact <postmaster@inner.example>:\nGiving up\n",
+    R,
+    subject="failure notice",
+)
+letter(
+    "trap_new_address",
+    f"The mailbox {R} is closed. Please use new@other.example instead.\n",
+    R,
+    subject="Undeliverable mail",
+    sender="postmaster@far.example",
+)
+letter(
+    "trap_personal_moved",
+    "I have moved to new@other.example. Mail to the old address will bounce.\n",
+    subject="New address",
+    sender=R,
+    more="",
+    what="other",
+)
+letter(
+    "trap_sender_blocked",
+    "Your message from news@news.example was rejected: sender blocked. 550 5.7.1\n",
+    subject="Undeliverable",
+)
+letter(
+    "trap_ours",
+    f"550 5.1.1 {R}\nyour address news@news.example is fine\nreply to bounces@news.example\n\nOriginal message headers:\n\n{HEAD}",
+    R,
+    subject="Undeliverable",
+)
+letter(
+    "trap_two_in_sentence",
+    f"Message from news@news.example to {R} failed: 550 5.1.1 no user\n",
+    R,
+    subject="Undeliverable",
+)
+letter(
+    "trap_delivered_one_failed_other",
+    f"A message that you sent could not be delivered to one or more of its recipients. The following address(es) failed:\n\n  {R}\n    user unknown\n\nThe message was delivered to:\n\n  other@far.example\n",
+    R,
+    subject="Mail delivery failed",
+)
+letter(
+    "trap_quota_warn",
+    "Quota warning for reader@far.example: 95% used.\n",
+    subject="Quota warning",
+    sender="postmaster@far.example",
+    more="",
+    what="other",
+)
+letter(
+    "trap_abuse",
+    "Thank you for your report about spammer@bad.example.\n",
+    subject="Abuse report received",
+    sender="postmaster@far.example",
+    more="",
+    what="other",
+)
+letter(
+    "trap_newsl",
+    "Undelivered? Check your spam. Contact us at help@shop.example. Your mail matters.\n",
+    subject="Mail delivery failed? Here is why",
+    sender="Shop <news@shop.example>",
+    more="",
+    what="other",
+)
+letter(
+    "trap_ticket",
+    f"We got your mail about delivery failed to {R}.\n",
+    subject="[Ticket #12] Delivery failed",
+    sender="support@far.example",
+    more="",
+    what="auto_reply",
+)
+letter(
+    "trap_person_subj",
+    f"Hi, I wrote to {R} and the mail could not be delivered. Can you help?\nPaul, paul@person.example\n",
+    subject="mail not delivered",
+    sender="Paul <paul@person.example>",
+    more="",
+    what="other",
+)
+letter(
+    "trap_list_mod",
+    "The attached message has been automatically discarded.\n",
+    subject="Auto-discard notification",
+    sender="garden-bounces@lists.example",
+    more="X-Mailman-Version: 2.1\n",
+    what="subscription",
+)
+letter(
+    "trap_mailman_bounce_action",
+    f"This is a Mailman mailing list bounce action notice:\n\n    List:       Garden\n    Member:     {R}\n    Action:     Subscription disabled.\n    Reason:     Excessive or fatal bounces.\n",
+    subject="Bounce action notification",
+    sender="mailman@lists.example",
+    more="X-Mailman-Version: 2.1\n",
+    what="subscription",
+)
+letter(
+    "trap_dsn_warn",
+    f"Warning: your message to {R} has not yet been delivered. We will keep trying.\n",
+    R,
+    subject="Delayed mail",
+    sender="postmaster@far.example",
+    what="delayed",
+)

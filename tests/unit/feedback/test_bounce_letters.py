@@ -79,10 +79,12 @@ def test_a_bounce_that_names_nobody_is_one_all_the_same():
 
 def test_a_rejection_told_by_a_disposition_notification():
     message = (
-        "Return-Path: <>\nFrom: postmaster@far.example\nTo: bounces@news.example\nSubject: Automatically rejected mail\n"
+        "Return-Path: <>\nFrom: postmaster@far.example\nTo: bounces@news.example\n"
+        "Subject: Automatically rejected mail\n"
         "Auto-Submitted: auto-replied (rejected)\nMIME-Version: 1.0\n"
         'Content-Type: multipart/report; report-type=disposition-notification; boundary="=_m"\n\n--=_m\n\n'
-        "Your message was automatically rejected by Sieve, a mail\nfiltering language.\n\nThe following reason was given:\nNo.\n\n"
+        "Your message was automatically rejected by Sieve, a mail\nfiltering language.\n\n"
+        "The following reason was given:\nNo.\n\n"
         "--=_m\nContent-Type: message/disposition-notification\n\n{}"
         "Disposition: automatic-action/MDN-sent-automatically; deleted\n\n"
         f"--=_m\nContent-Type: message/rfc822\n\n{HEAD}\n--=_m--\n"
