@@ -483,7 +483,16 @@ def export(
         click.echo(f"{count(rows)} entries in {file}")
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+The store holds more than the list: positions in the event logs, rates, reports.
+
+\b
+Examples:
+  fastrelay suppress stats
+  fastrelay suppress stats --json
+"""
+)
 @relay_options
 def stats(config_path: str | None, state_dir: str | None, timeout: float, as_json: bool) -> None:
     """How many entries there are, by reason."""

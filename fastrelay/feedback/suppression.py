@@ -173,52 +173,66 @@ class Reader(Protocol):
         ...
 
 
-class Numbers:
-    """Names by number, as far as they were met. A name never changes, so what was read once holds."""
+class Names(dict[int, bytes]):
+    """Names by number, each read when it is asked for first. A name never changes, so what was read once holds."""
 
     def __init__(self, reader: Reader) -> None:
+        super().__init__({0: b""})
         self._reader = reader
-        self._names: dict[int, bytes] = {0: b""}
-        self._texts: dict[int, str] = {}
 
-    def name(self, number: int) -> bytes:
-        """The name of a number. SuppressionError where the store does not have it."""
-        found = self._names.get(number)
+    def __missing__(self, number: int) -> bytes:
+        found = self._reader.get(NAMES, b"n%d" % number)
         if found is None:
-            found = self._reader.get(NAMES, b"n%d" % number)
-            if found is None:
-                raise SuppressionError(f"the suppression list is damaged: the name {number} is missing")
-            self._names[number] = found
+            raise SuppressionError(f"the suppression list is damaged: the name {number} is missing")
+        self[number] = found
         return found
 
-    def text(self, number: int) -> str:
-        """The name of a number, as text."""
-        found = self._texts.get(number)
-        if found is None:
-            found = self._texts[number] = self.name(number).decode("utf-8", "replace")
+
+class Texts(dict[int, str]):
+    """The same as text."""
+
+    def __init__(self, names: Names) -> None:
+        super().__init__()
+        self._names = names
+
+    def __missing__(self, number: int) -> str:
+        self[number] = found = self._names[number].decode("utf-8", "replace")
         return found
+
+
+class Numbers:
+    """What numbers in entries stand for."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.names = Names(reader)
+        self.texts = Texts(self.names)
 
 
 def unpack(address: bytes, packed: bytes, numbers: Numbers) -> list[Entry]:
     """The entries of an address. SuppressionError where the octets are no entries."""
     entries = []
     at, size = 0, len(packed)
+    names, texts = numbers.names, numbers.texts
     try:
         while at < size:
             head, created = _HEAD.unpack_from(packed, at)
             at += 5
-            expires = 0
+            expires, scope, value = 0, "global", b""
             if head & HAS_EXPIRY:
                 (expires,) = _TIME.unpack_from(packed, at)
                 at += 4
-            scope, value = SCOPES[head >> 3 & 3], b""
             if head & SCOPE_MASK:
-                value, at = _name_at(packed, at, head & SCOPE_INLINE, numbers)
+                scope = SCOPES[head >> 3 & 3]
+                if head & SCOPE_INLINE:
+                    value, at = _inline_at(packed, at)
+                else:
+                    value = names[packed[at] | packed[at + 1] << 8]
+                    at += 2
             if head & SOURCE_INLINE:
-                octets, at = _name_at(packed, at, 1, numbers)
+                octets, at = _inline_at(packed, at)
                 source = octets.decode("utf-8", "replace")
             else:
-                source = numbers.text(packed[at] | packed[at + 1] << 8)
+                source = texts[packed[at] | packed[at + 1] << 8]
                 at += 2
             entries.append(Entry(address, scope, value, REASONS[head & 7], source, created, expires))
     except (struct.error, IndexError):
@@ -226,14 +240,12 @@ def unpack(address: bytes, packed: bytes, numbers: Numbers) -> list[Entry]:
     return entries
 
 
-def _name_at(packed: bytes, at: int, inline: int, numbers: Numbers) -> tuple[bytes, int]:
-    if inline:
-        end = at + 1 + packed[at]
-        if end > len(packed):
-            raise IndexError
-        return packed[at + 1 : end], end
-    (number,) = _NUMBER.unpack_from(packed, at)
-    return numbers.name(number), at + 2
+def _inline_at(packed: bytes, at: int) -> tuple[bytes, int]:
+    """A name that stands in full, and where it ends."""
+    end = at + 1 + packed[at]
+    if end > len(packed):
+        raise IndexError
+    return packed[at + 1 : end], end
 
 
 # -- looking up -------------------------------------------------------------------------------------------------------
@@ -264,13 +276,14 @@ class Lookup:
         local = address[: address.rfind(b"@")]
         local = local.lower() if local.isascii() and local[:1] != b'"' else local_key(local)
         of_domain = b"@" + domain
-        found = self._both(ENTRIES, local + of_domain, of_domain)
+        key = local + of_domain
+        found = self._both(ENTRIES, key, of_domain)
         if found is None:
             return None
         own, whole = found
         if whole is None:
-            return unpack(local + of_domain, own, self._numbers) if own is not None else None
-        entries = unpack(local + of_domain, own, self._numbers) if own is not None else []
+            return unpack(key, own, self._numbers) if own is not None else None
+        entries = unpack(key, own, self._numbers) if own is not None else []
         return entries + unpack(of_domain, whole, self._numbers)
 
 

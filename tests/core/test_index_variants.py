@@ -44,7 +44,7 @@ def test_what_is_kept_of_them(flags: int, kept: int) -> None:
 
 
 def test_places_are_named_alike() -> None:
-    assert len(PLACE_NAMES) == len(places.SHOWN) == places.UNSIGNED + 1
+    assert len(PLACE_NAMES) == len(places.SHOWN) == places.SUPPRESSION + 1
     assert PLACE_NAMES[places.UNSIGNED] == places.SHOWN[places.UNSIGNED] == "no_dkim_key"
     index = Index(Wheel(0))
     _, [r] = index.py_add(1, 0, 10, [(0, b"a.test")])

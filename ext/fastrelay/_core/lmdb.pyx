@@ -294,7 +294,7 @@ cdef class ReadOnly:
     """An LMDB folder of which another process is the writer: values and counts, each as of the newest commit.
 
     Nothing is written and nothing checked: whoever owns the folder has checked it (Environment) before others open it.
-    Never where this process has the folder open as an Environment (see the module's text). LmdbError where it is absent.
+    Never where this process has it open as an Environment (see the module's text). LmdbError where it is absent.
     """
 
     cdef MDB_env* env

@@ -161,7 +161,9 @@ texts = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=30)
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.sampled_from(KEYS), texts, st.sampled_from(REASONS), texts, st.integers(1, 2**32 - 1), st.integers(0, 2**32 - 1))  # fmt: skip
+@given(
+    st.sampled_from(KEYS), texts, st.sampled_from(REASONS), texts, st.integers(1, 2**32 - 1), st.integers(0, 2**32 - 1)
+)
 def test_what_is_written_is_read_again(
     address: bytes, tenant: str, reason: str, source: str, created: int, expires: int
 ) -> None:
