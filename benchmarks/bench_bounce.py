@@ -4,6 +4,7 @@
 
 The samples of the tests (tests/support/bounces.py), each with a copy of our message of 10 KiB behind it, by how they
 are read: machine-readable reports, formats of text, what is no bounce. CPU time of the process, with classification.
+Then what the worst messages cost, once each: a million recipients, a header, parts and levels without end, a long text.
 """
 
 from __future__ import annotations
@@ -36,6 +37,25 @@ def measure(name: str, messages: Sequence[bytes], seconds: float) -> None:
     )
 
 
+HEAD = b"From: MAILER-DAEMON@far.example\nSubject: Undelivered Mail Returned to Sender\n"
+REPORT = HEAD + b"Content-Type: multipart/report; boundary=b\n\n--b\nContent-Type: message/delivery-status\n\n"
+LARGE = 10 << 20
+
+
+def worst_messages() -> dict[str, bytes]:
+    recipient = b"Final-Recipient: rfc822;r%07d@far.example\nAction: failed\nStatus: 5.1.1\n\n"
+    level = b"Content-Type: multipart/mixed; boundary=b%d\n\n--b%d\n"
+    return {
+        "a million recipients": REPORT + b"".join(recipient % number for number in range(1_000_000)),
+        "no line is a field": REPORT + b"> \n" * (LARGE // 3),
+        "a header of 10 MiB": HEAD + b"X-A: b\n" * (LARGE // 7),
+        "parts in 10 MiB": HEAD + b"Content-Type: multipart/mixed; boundary=b\n\n" + b"--b\n\nx\n" * (LARGE // 7),
+        "a thousand levels": HEAD + b"".join(level % (number, number) for number in range(1000)),
+        "addresses in 10 MiB": HEAD + b"\n" + b"<a@far.example>: 550 5.1.1 unknown\n" * (LARGE // 35),
+        "HTML in 10 MiB": HEAD + b"Content-Type: text/html\n\n" + b"<style><p><" * (LARGE // 11),
+    }
+
+
 def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
     copy = (COPY + "\nHello\n" + LINE * 150).encode()
@@ -47,6 +67,10 @@ def main() -> None:
     measure("formats of text", texts, seconds)
     measure("no bounces", others, seconds)
     measure("all", list(whole.values()), seconds)
+    for name, message in worst_messages().items():
+        begin = time.process_time()
+        parse_bounce(message)
+        print(f"{name:<24}{len(message) / (1 << 20):>21.1f} MiB{(time.process_time() - begin) * 1e3:>19.0f} ms")
     classes, count, begin = built_in_classes(), 0, time.process_time()
     while (taken := time.process_time() - begin) < seconds:
         classes.classify(

@@ -154,10 +154,7 @@ def read_recipient(fields: Fields) -> BouncedRecipient:
     if "+" in original and "@" in final and _XTEXT.sub(_from_xtext, original).lower() == final.lower():
         original = final  # who reports left it in the encoding of ORCPT (RFC 3461 section 4)
     actual = address_of(fields.get("x-actual-recipient", ""))
-    known = (original, final, actual)
-    address = next((each for each in known if plausible(each)), "") or next(
-        (each for each in known if as_reported(each)), ""
-    )
+    address = next((each for each in (original, final, actual) if plausible(each) or as_reported(each)), "")
     kind, diagnostic = typed(fields.get("diagnostic-code", ""))
     status = status_of(fields.get("status", "")) or status_of(diagnostic)
     return BouncedRecipient(
