@@ -6,11 +6,13 @@ import json
 import os
 import signal
 import smtplib
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 from support.net import free_endpoint, split_endpoint, wait_until
 from support.relay import RelayProcess
 from support.reports import delivery_report
@@ -162,6 +164,26 @@ def test_the_feedback_process_is_away(make_relay: Callable[..., RelayProcess], s
     finally:
         os.kill(pid, signal.SIGCONT)
     wait_until(lambda: deliver(relay, "fbl@fbl.test", b"Subject: x\r\n\r\n")[0] == 250, 60, "it to be taken")
+
+
+def test_over_tls(make_relay: Callable[..., RelayProcess], sink: Sink, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    leaf = authority.issue_cert("relay.test")
+    for path, blobs in (("cert.pem", leaf.cert_chain_pems), ("key.pem", [leaf.private_key_pem])):
+        (tmp_path / path).write_bytes(b"".join(blob.bytes() for blob in blobs))
+        (tmp_path / path).chmod(0o600)
+    files = {"certificate": str(tmp_path / "cert.pem"), "key": str(tmp_path / "key.pem")}
+    relay = make_relay(configuration(sink, tls=files))
+    context = ssl.create_default_context(cadata=authority.cert_pem.bytes().decode())
+    context.check_hostname = False
+    with inbound(relay) as client:
+        client.starttls(context=context)
+        client.ehlo()
+        assert "starttls" not in client.esmtp_features
+        client.sendmail("", ["fbl@fbl.test"], b"Subject: x\r\n\r\nhello\r\n")
+        assert client.docmd("MAIL FROM:<>")[0] == 250
+        assert client.rcpt("joe@far.example")[0] == 550
+    assert relay.control("inbound.status")["kinds"]["other"]["messages"] == 1
 
 
 def command_line(pid: int) -> bytes:

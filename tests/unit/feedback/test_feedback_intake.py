@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +145,33 @@ def test_a_complaint_goes_to_its_part(tmp_path: Path) -> None:
         others = octets.replace(box.token().encode(), b"f" * 60)
         assert await box.intake.take(box.message(others, "fbl@b.test")) == TAKEN
         assert box.counted("complaint", "no") == 1
+
+    run(tmp_path, work)
+
+
+def test_a_report_goes_to_its_part(tmp_path: Path) -> None:
+    """A DMARC report, packed as they come."""
+    xml = (
+        '<?xml version="1.0"?><feedback><report_metadata><org_name>provider.example</org_name>'
+        "<email>dmarc@provider.example</email><report_id>1</report_id><date_range><begin>1799900000</begin>"
+        "<end>1799986399</end></date_range></report_metadata><policy_published><domain>news.example</domain>"
+        "<p>none</p></policy_published><record><row><source_ip>192.0.2.7</source_ip><count>3</count>"
+        "<policy_evaluated><disposition>none</disposition><dkim>pass</dkim><spf>pass</spf></policy_evaluated></row>"
+        "<identifiers><header_from>news.example</header_from></identifiers><auth_results/></record></feedback>"
+    )
+    name = "provider.example!news.example!1799900000!1799986399.xml.gz"
+    octets = (
+        "From: dmarc@provider.example\r\n"
+        "Subject: Report Domain: news.example Submitter: provider.example Report-ID: 1\r\n"
+        f"MIME-Version: 1.0\r\nContent-Type: application/gzip; name=\"{name}\"\r\n"
+        f"Content-Disposition: attachment; filename=\"{name}\"\r\nContent-Transfer-Encoding: base64\r\n\r\n"
+        f"{base64.encodebytes(gzip.compress(xml.encode())).decode()}"
+    ).encode()
+
+    async def work(box: Box) -> None:
+        assert await box.intake.take(box.message(octets, "dmarc@b.test")) == TAKEN
+        assert box.counted("report", "yes") == 1
+        assert box.desk.store.count("reports") >= 1
 
     run(tmp_path, work)
 
