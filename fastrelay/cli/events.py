@@ -24,7 +24,7 @@ COMMANDS = {
 }
 
 EPILOG = """\b
-Events are lines of JSON in events/ of the state directory, and are posted to the webhooks of the
+Events are lines of JSON in events/ of the state directory, and posted to the webhooks of the
 configuration (events.webhooks). Each has a key; what is told twice has the same key twice.
 
 \b
@@ -48,7 +48,7 @@ def events() -> None:
 
 @click.command(
     epilog="""\b
-Reads the files; no relay need be running. With --json the lines are printed as they are in the logs.
+Reads the files; no relay need be running. With --json the lines are printed as they are.
 
 \b
 Examples:
