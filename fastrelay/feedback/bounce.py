@@ -7,16 +7,18 @@ What it is, in this order:
     complaint      an abuse report (RFC 5965); others read those
     bounce, delayed, notice     a delivery report (RFC 3464) says so for each recipient
     auto_reply …   the header says so (RFC 3834), and no mail system wrote it
-    bounce, delayed     a format of bounces.yaml; then X-Failed-Recipients; then a report in a message that came along;
-                   then flufl.bounce; then, from a mail system alone, the recipient of the VERP address
+    bounce, delayed, notice     a format of bounces.yaml; then X-Failed-Recipients; then a report in a message that came
+                   along; then flufl.bounce; then, from a mail system alone, the recipient of the VERP address; a bounce
+                   that names nobody has no recipients (form `unread`)
     auto_reply, challenge, subscription     subject or text say so
     other
 
 No message makes this raise, and time and memory are bounded (bounce_mime.py). An address is never made up: it stands in
-a field of a report, or in the text; flufl.bounce's findings count only where they stand in the text, too.
+a field of a report, or in the text, or alone in To: of the copy of our message where a mail system's own words leave
+it out; flufl.bounce's findings count only where they stand in the text, too.
 
 Known faults: a bounce that is forwarded inside another message is only seen if it has a report. The class of a
-recipient in a format without codes depends on English words, mostly.
+recipient in a format without codes depends on words of some twenty languages.
 """
 
 from __future__ import annotations

@@ -1,7 +1,11 @@
 """Bounces without a machine-readable report: formats as data (config/defaults/bounces.yaml), found by their words.
 
 All expressions are RE2's, so that no text makes them slow, and see a bounded part of the text. An address counts only
-where it is a plausible one, and is neither our own sender nor where the bounce comes from.
+where it is a plausible one, and is neither our own sender nor where the bounce comes from; but at a place where
+a format has recipients alone (exact), whoever stands there is one if nobody else does.
+
+A format's own words make a message a bounce. Words that people use, too, count only from a mail system, or below a
+bounce's subject in a message that speaks of mail; there, links, quoted headers and whom to ask are left out first.
 
 Known faults: a form that nobody described is read by words that many have in common, or by flufl.bounce, or not at all.
 """
