@@ -62,7 +62,7 @@ from fastrelay.schedule.state import (
     RecipientState,
     decode_state,
 )
-from fastrelay.spool import SpoolError
+from fastrelay.spool import DamagedContent
 
 if TYPE_CHECKING:
     from fastrelay.app import App
@@ -175,12 +175,15 @@ class Owed:
         self._late_at = 0
         self._number = 0
         self._closed = False
+        self._rate = ""
         self.configure(app.config)
 
     def configure(self, config: Config) -> None:
         """Takes a configuration."""
         self.wishes = Wishes(config)
-        self._bucket = Bucket(config.bounces.rate, self._app.slots, self._app.clock.monotonic())
+        if self._rate != config.bounces.rate:  # a reload gives no new burst
+            self._rate = config.bounces.rate
+            self._bucket = Bucket(self._rate, self._app.slots, self._app.clock.monotonic())
 
     # -- debts ----------------------------------------------------------------------------------------------------
 
@@ -413,8 +416,14 @@ class Owed:
         prefix = b"" if record.flags & FLAG_UNSIGNED else record.prefix
         whole = wanted and record.length + len(prefix) <= min(self.wishes.config.content_size_bytes, WHOLE_MOST_BYTES)
         try:
-            content = await self._content(spool, msgid, record)
-        except (SpoolError, OSError, ValueError) as error:
+            try:
+                content = await self._content(spool, msgid, record)
+            except DamagedContent as error:
+                moved = self._app.record(spool, msgid) if error.moved else None
+                if moved is None:
+                    raise
+                content = await self._content(spool, msgid, moved)
+        except (DamagedContent, OSError) as error:
             log.warning("message %s: its content can't be sent back: %s", self._name(spool, msgid), error)
             return None, False
         return prefix + content, whole

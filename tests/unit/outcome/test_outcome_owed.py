@@ -525,3 +525,32 @@ def test_bucket_gives_each_worker_its_share() -> None:
 )
 def test_asked(parameters: bytes, wanted: int | None) -> None:
     assert asked(parameters) == wanted
+
+
+def test_a_reload_gives_no_new_burst(tmp_path: Path) -> None:
+    async def act(box: WorkerBox, mx: Mx) -> None:
+        for number in range(3):
+            await submit(box, {f"a{number}@bad.test": ""})
+        await box.settled()
+        await passed(box)
+        assert len(told(mx)) == 1
+        box.app.reload(box.config)
+        await passed(box, 5)
+        assert len(told(mx)) == 1
+
+    with_box(tmp_path, act, bounces={"gather": 10.0, "rate": "1/min burst 1"})
+
+
+def test_a_damaged_content_is_told_without_it(tmp_path: Path) -> None:
+    async def act(box: WorkerBox, mx: Mx) -> None:
+        await submit(box, {"a@bad.test": ""})
+        await box.settled()
+        for segment in (tmp_path / "spool" / "w0" / "segments").iterdir():
+            with segment.open("r+b") as file:
+                file.write(b"X" * 40)
+        await passed(box)
+        assert told(mx) == [BAD]
+        assert b"rfc822-headers" not in letters(mx)[0]
+        assert empty(box)
+
+    with_box(tmp_path, act)
