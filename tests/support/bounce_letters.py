@@ -1972,3 +1972,124 @@ letter(
     sender="postmaster@far.example",
     what="delayed",
 )
+
+letter(
+    "late_hosted_exch_fr",
+    f"Votre message n'a pas été remis à {R}.\nIl se peut que l'adresse soit incorrecte.\n550 5.1.10\n",
+    R,
+    subject="Non remis : Le jardin",
+    sender="Microsoft Outlook <postmaster@far.example>",
+)
+letter(
+    "late_rackspace",
+    f"I'm sorry to inform you that the message you sent could not be delivered.\n\nRecipient: <{R}>\nReason: 550 5.1.1\n",
+    R,
+    subject="Mail delivery error",
+)
+letter(
+    "late_ovh",
+    f"Votre message destiné à {R} n'a pas pu être délivré.\n",
+    R,
+    subject="Echec de livraison",
+    sender="postmaster@far.example",
+)
+letter(
+    "late_strato",
+    f"Die E-Mail an {R} konnte nicht zugestellt werden: 550 User unknown\n",
+    R,
+    subject="Zustellung fehlgeschlagen",
+)
+letter(
+    "late_sender_dom", f"The following recipients have failed:\n\n{R} (no such user)\n", R, subject="Failed delivery"
+)
+letter("late_bracket", f"Undeliverable to [{R}]; mailbox unavailable\n", R, subject="Undelivered mail")
+letter(
+    "late_table",
+    f"Recipient            Status\n---------            ------\n{R}   550 5.1.1 unknown user\n",
+    R,
+    subject="Delivery report",
+)
+letter(
+    "late_html_simple",
+    f"<html><body><p>Your email could not be delivered to:</p><ul><li><b>{R}</b></li></ul><p>Error: 550 unknown</p></body></html>",
+    R,
+    subject="Undeliverable",
+    html=True,
+)
+letter(
+    "late_html_br",
+    f"<p>Delivery has failed to these recipients or groups:</p><a href='mailto:{R}'>Rita</a><br>The address you entered couldn't be found.<br>Diagnostic information for administrators:<br>Generating server: mx<br>{R}<br>Remote Server returned '550 5.1.1 &lt;{R}&gt;'<br>",
+    R,
+    subject="Undeliverable: x",
+    html=True,
+    sender="postmaster@far.example",
+)
+letter(
+    "late_plus_addr",
+    "Hi. This is the qmail-send program at mx.\nI'm afraid I wasn't able to deliver your message to the following addresses.\n\n<o'neil+tag=x@far.example>:\nno mailbox. (#5.1.1)\n",
+    "o'neil+tag=x@far.example",
+    subject="failure notice",
+)
+letter("late_upper", "The address READER@FAR.EXAMPLE is unknown.\n", "READER@FAR.EXAMPLE", subject="Mail undeliverable")
+letter(
+    "late_idn",
+    "Undeliverable mail\n\nleser@gärten.example: mailbox full\n",
+    "leser@gärten.example",
+    subject="Undeliverable mail",
+)
+letter(
+    "late_sympa_reject",
+    "Your message for list garden was rejected. You are not allowed to send this message.\n",
+    what="subscription",
+    subject="Message distribution: garden rejected",
+    sender="SYMPA <sympa@lists.example>",
+    more="",
+)
+letter(
+    "late_google_grp_moderated",
+    "Your message has been rejected by the moderators of the group garden.\n",
+    what="subscription",
+    subject="Re: garden - message rejected",
+    sender="garden+owners@groups.example",
+    more="",
+)
+letter(
+    "late_oof_html",
+    "<p>Ich bin bis 9.11. im Urlaub.</p>",
+    what="auto_reply",
+    subject="Re: Der Garten",
+    sender=R,
+    more="X-Auto-Response-Suppress: All\nAuto-Submitted: auto-replied\n",
+    html=True,
+)
+letter(
+    "late_oof_noheader",
+    "I am currently out of the office and will be back on Monday.\n",
+    what="auto_reply",
+    subject="Re: The garden",
+    sender=R,
+    more="",
+)
+letter(
+    "late_oof_fr",
+    "Bonjour,\n\nJe suis absent du bureau jusqu'au 9.\n",
+    what="auto_reply",
+    subject="Absence du bureau",
+    sender=R,
+    more="",
+)
+letter(
+    "late_oof_es",
+    "Me encuentro de vacaciones.\n",
+    what="auto_reply",
+    subject="Fuera de la oficina: El jardín",
+    sender=R,
+    more="",
+)
+letter(
+    "late_defer",
+    f"Delivery to {R} is delayed. 451 4.7.1 greylisted. No action is required on your part.\n",
+    R,
+    subject="Delivery delayed",
+    what="delayed",
+)
