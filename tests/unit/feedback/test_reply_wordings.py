@@ -11,6 +11,22 @@ from fastrelay.feedback.classes import built_in_classes, parse_reply
 # class → replies, each as `provider|reply`, or the reply of any host
 REPLIES: dict[str, str] = {
     "bad_mailbox": """
+550 5.1.1 The email account that you tried to reach is not an active address at this host
+550 x@example.com not found
+550 5.1.1 <x@example.com> is not found
+550 user missing home directory
+550 Recipient not OK
+550 recipient is not local
+550 Recipient address rejected: invalid user
+550 No valid recipients, bye
+550 No thank you rejected: Account Unavailable: x@example.com
+550 No such person at this address.
+550 no matches to nameserver query
+550 No mail box available for this user
+550 mailbox not present
+550 destination server rejected recipients
+550 destination addresses were unknown
+550 5.1.1 can't accept user
 google|550-5.1.1 The email account that you tried to reach does not exist. Please try double-checking the recipient's email address for typos or unnecessary spaces. For more information, go to https://support.google.com/mail/?p=NoSuchUser a1-20020a05600c000100b003f1b3a5si123 - gsmtp
 google|553 5.1.2 The address specified is not a valid RFC 5321 address. For more information, go to https://support.google.com/a/answer/3221692
 yahoo|554 delivery error: dd This user doesn't have a yahoo.com account (x@yahoo.com) [0] - mta1234.mail.ne1.yahoo.com
@@ -121,6 +137,7 @@ yandex|550 5.7.1 No such user!
 550 5.1.2 The recipient domain does not exist
 """,
     "inactive": """
+550 invalid/inactive user
 550 5.1.6 recipient no longer on server: x@example.com
 550 x@example.com: this email address is wrong or no longer valid
 google|550-5.2.1 The email account that you tried to reach is inactive. For more information, go to https://support.google.com/mail/?p=DisabledUser
@@ -153,6 +170,17 @@ vdelivermail: account is locked email bounced
 550 The account has been deactivated
 """,
     "quota": """
+452 4.2.2 Quota violation for x@example.com
+550 Recipient rejected: mailbox would exceed maximum allowed storage
+550 recipient reached disk quota
+550 would be over the allowed quota
+550 not enough storage space in mailbox
+552 mailbox exceeded the local limit
+550 full mailbox
+550 x@example.com does not have enough space
+550 disc quota exceeded
+550 delivery failed: over quota
+550 Account disabled temporarly for exceeding receiving limits
 google|452-4.2.2 The recipient's inbox is out of storage space. Please direct the recipient to https://support.google.com/mail/?p=OverQuotaTemp
 google|552-5.2.2 The email account that you tried to reach is over quota. Please direct the recipient to https://support.google.com/mail/?p=OverQuotaPerm
 microsoft365|554 5.2.2 mailbox full; STOREDRV.Deliver.Exception:QuotaExceededException.MapiExceptionShutoffQuotaExceeded
@@ -206,6 +234,23 @@ google|552-5.3.4 Your message exceeded Google's message size limits. Please visi
 523 the message size exceeds the recipient's size limit
 """,
     "reputation_block": """
+550 Sender IP reverse lookup rejected
+554 5.7.1 You are not allowed to connect. Sorry, your IP 192.0.2.1 is banned
+550 You are not allowed to connect.
+550 your network is temporary blacklisted
+550 unresolvable relay host name
+550 Server access forbidden by your IP 192.0.2.1
+550 Not currently accepting mail from your ip
+550 Mail from 192.0.2.1 refused: see list
+550 mail server at 192.0.2.1 is blocked
+550 IP/domain reputation problems
+550 hosts with dynamic ip
+550 Go away
+550 Email blocked by bl.barracudacentral.org
+554 Dynamic/zombied/spam IPs blocked. Write postmaster@example.com
+550 cannot resolve your address
+550 Bad sender IP address
+550 access denied. IP name lookup failed
 google|550-5.7.1 [192.0.2.1 19] Our system has detected that this message is likely suspicious due to the very low reputation of the sending IP address. To best protect our users from spam, the message has been blocked.
 google|421-4.7.0 [192.0.2.1] Our system has detected that this message is suspicious due to the very low reputation of the sending IP address.
 yahoo|553 5.7.1 [BL21] Connections will not be accepted from 192.0.2.1, because the ip is in Spamhaus's list; see http://postmaster.yahoo.com/550-bl23.html
@@ -256,6 +301,16 @@ comcast|550 5.2.0 192.0.2.1 blocked by ldap:ou=rblmx,dc=comcast,dc=net -> BL0000
 550 JunkMail rejected - (mail.example.com) [192.0.2.1]:25 is in an RBL on rbl.websitewelcome.com
 """,
     "spam_content": """
+541 5.7.1 Message rejected: content policy
+550 Your message failed several antispam checks
+554 5.7.1 transaction failed spam message not queued
+550 this message has been scored as spam with a probability of 99
+550 you're using a mass mailer
+550 our filters rate at and above 90 percent probability of being spam
+550 Message filtered. Refer to the Troubleshooting page at http://www.symanteccloud.com/troubleshooting for more information. (#5.7.1)
+554 5.7.1 Reject bulk.advertising
+550 spam
+550 appears to be unsolicited
 google|550-5.7.1 [192.0.2.1 12] Our system has detected that this message is likely unsolicited mail. To reduce the amount of spam sent to Gmail, this message has been blocked.
 google|552-5.7.0 This message was blocked because its content presents a potential security issue. Please visit https://support.google.com/mail/?p=BlockedMessage
 yahoo|554 Message not allowed - [PH01] Email not accepted for policy reasons. Please visit https://postmaster.yahooinc.com/error-codes
@@ -290,6 +345,8 @@ comcast|552 5.2.0 abc Message rejected due to possible spam content. See http://
 550 Rejecting banned content
 """,
     "authentication": """
+550 Please inspect your SPF settings
+550 bad SPF records for example.com
 google|550-5.7.26 This mail has been blocked because the sender is unauthenticated. Gmail requires all senders to authenticate with either SPF or DKIM.
 google|550-5.7.26 Unauthenticated email from example.com is not accepted due to domain's DMARC policy. Please contact the administrator of example.com domain
 google|550-5.7.26 This message does not have authentication information or fails to pass authentication checks.
@@ -317,6 +374,9 @@ apple|554 5.7.1 Your message was rejected due to example.com's DMARC policy. See
 530 5.7.0 Authentication required
 """,
     "rate": """
+450 4.2.2 x@example.com: user is receiving mail too quickly
+450 4.7.1 throttling failure: daily message quota exceeded
+452 we have already made numerous attempts to deliver this message
 google|421-4.7.28 [192.0.2.1 15] Our system has detected an unusual rate of unsolicited mail originating from your IP address. To protect our users from spam, mail sent from your IP address has been temporarily rate limited.
 google|450 4.2.1 The user you are trying to contact is receiving mail at a rate that prevents additional messages from being delivered. Please resend your message at a later time. https://support.google.com/mail/?p=ReceivingRatePerm
 google|421 4.7.0 Try again later, closing connection. Too many concurrent connections
@@ -363,6 +423,15 @@ gmx_webde|421 Requested action not taken: too many connections
 421 4.7.0 x@example.com: Greylisted, please retry in 60 seconds
 """,
     "policy": """
+550 sender domain is empty
+550 domain example.com is a dead domain
+553 5.5.4 fully qualified email address required
+550 emetteur invalide
+550 sender is spammer
+554 5.7.1 The email address used to send your message is not subscribed to this group.
+550 Email not accepted for policy reasons
+550 5.7.9 Header error
+550 5.7.1 closed mailing list
 microsoft365|550 5.7.1 RESOLVER.RST.NotAuthorized; not authorized
 550 5.7.133 RESOLVER.RST.SenderNotAuthenticatedForGroup; authentication required; Delivery restriction check failed because the sender was not authenticated when sending to this group
 550 5.7.1 <x@example.com>: Recipient address rejected: Access denied
@@ -402,6 +471,7 @@ microsoft365|550 5.7.1 RESOLVER.RST.NotAuthorized; not authorized
 550 not local host example.com, not a gateway
 """,
     "tls": """
+550 5.7.30 REQUIRETLS needed
 google|530-5.7.0 Must issue a STARTTLS command first.
 421 4.7.0 TLS required
 530 5.7.0 Must issue a STARTTLS command first
@@ -410,6 +480,8 @@ google|530-5.7.0 Must issue a STARTTLS command first.
 403 4.7.0 TLS handshake failed.
 """,
     "connection": """
+451 4.4.4 Mail received as unauthenticated, incoming to a recipient domain configured in a hosted tenant which has no mail-enabled subscriptions. ATTR5
+421 4.3.0 temporary system problem. Try again later
 421 4.3.2 Service not available, closing transmission channel
 451 4.3.0 Temporary lookup failure
 421 4.4.2 mx.example.com Error: timeout exceeded
