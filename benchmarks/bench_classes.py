@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from fastrelay.feedback.classes import ReplyClasses, built_in_replies
 
 TEXT = b"5.1.1 <%s>: Recipient address rejected: User unknown in virtual mailbox table"
-WORDS = b"mailbox full user account is not over quota unknown host rejected spam due to policy message size too large".split()
+WORDS = b"mailbox full user is not over quota unknown host rejected spam due to policy message too large".split()
 
 
 def microseconds(act: Callable[[int], object], rounds: int) -> float:

@@ -1,6 +1,6 @@
 """Replies of real hosts and what they say: the wordings of providers, gateways and servers as logs and their pages have
 them, with addresses and numbers of our own. At least 97 of 100 have to be read right, and no block is a bad address."""
-# ruff: noqa: E501, RUF001 - replies stand as hosts say them
+# ruff: noqa: E501 - replies stand as hosts say them
 
 from __future__ import annotations
 
@@ -408,7 +408,7 @@ mailru|450 4.7.1 Message rate limit exceeded. Try again later
 421 Too many concurrent SMTP connections from this IP address; please try again later.
 451 4.2.0 Please try again slower
 421 4.3.2 You have exceeded the connection limit
-gmx_webde|421 Requested action not taken: too many connections 
+gmx_webde|421 Requested action not taken: too many connections
 452 Too many emails sent on this session
 """,
     "greylist": """
