@@ -46,7 +46,7 @@ def classify_recipient(recipient: BouncedRecipient, provider: str) -> None:
     recipient.reply_class, recipient.about = found.reply_class, found.about
     recipient.kind = found.kind
     recipient.rule = found.rule.name if found.rule is not None else ""
-    if found.reply_class == "other" and not recipient.code and not status:
+    if not recipient.code and not status:  # prose, not a reply
         means = built_in_forms().reason(recipient.diagnostic)
         if means is not None:
             recipient.reply_class, recipient.about, recipient.rule = means, ABOUT[means], "bounce_words"

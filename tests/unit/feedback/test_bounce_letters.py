@@ -130,3 +130,16 @@ def test_the_file():
     assert not built_in_forms().bouncy("Lunch")
     assert built_in_forms().is_system("Mail Delivery System <MAILER-DAEMON@far.example>")
     assert not built_in_forms().is_system("garden-bounces@lists.example")
+
+
+@pytest.mark.parametrize(
+    ("words", "reply_class"),
+    [
+        ("Your IP address has been suspended from sending.", "reputation_block"),
+        ("The sender address does not exist.", "policy"),
+        ("The address does not exist.", "bad_mailbox"),
+        ("has failed due to a full mailbox, after numerous attempts", "quota"),
+    ],
+)
+def test_words_about_us_come_before_words_about_the_recipient(words, reply_class):
+    assert built_in_forms().reason(words) == reply_class
