@@ -482,7 +482,7 @@ class App:
         """`said`: what kept a recipient from being delivered to; None: nothing did."""
         if said is not None:
             labels = {"outcome": outcome, "class": said.reply_class, "kind": said.kind, "provider": provider}
-            self.meters.count(names.REFUSALS_TOTAL, **labels)
+            self.meters.slab.inc(self.meters.entry(names.REFUSALS_TOTAL, **labels), 1)
 
     def count_connect(self, result: str) -> None:
         self.meters.count(names.CONNECTS, result=result)

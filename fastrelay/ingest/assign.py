@@ -32,8 +32,8 @@ SENDERS_CACHED = 4096
 PLAIN_CACHED = 4096
 NOBODY = Assignment()
 
-# campaign, tenant, pool (empty: default), class, expiry (s; 0: of its class), not before (ms since 1970; 0: at once), 1:
-# no bounce messages (Head.spare of the record)
+# campaign, tenant, pool (empty: default), class, expiry (s; 0: of its class), not before (ms since 1970; 0: at once),
+# 1: no bounce messages (Head.spare of the record)
 Mail = tuple[bytes, bytes, bytes, int, int, int, int]
 
 
