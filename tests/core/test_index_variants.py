@@ -33,7 +33,8 @@ def test_which_variant_flags_ask_for(flags: int, variant: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "kept"), [(0, 0), (FLAG_VERP, 2), (FLAG_UNSIGNED, 4), (FLAG_UNSIGNED | FLAG_VERP, 6), (7, 0), (15, 8), (192, 0)]
+    ("flags", "kept"),
+    [(0, 0), (FLAG_VERP, 2), (FLAG_UNSIGNED, 4), (FLAG_UNSIGNED | FLAG_VERP, 6), (7, 0), (15, 8), (192, 0)],
 )
 def test_what_is_kept_of_them(flags: int, kept: int) -> None:
     index = Index(Wheel(0))
