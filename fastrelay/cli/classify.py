@@ -59,7 +59,21 @@ def classify(reply: tuple[str, ...], provider: str, as_json: bool) -> None:
 
         print_json(as_answer(found, enhanced, provider))
         return
-    show(found, enhanced, provider)
+    show(found, enhanced, provider, matched(found, text))
+
+
+def matched(found: Classified, text: str) -> str | None:
+    """The words of the text that the rule looks for; None where it looks at codes alone."""
+    if found.rule is None or found.rule.match is None:
+        return None
+    import re2  # type: ignore[import-untyped]
+
+    from fastrelay.limits.matching import one_line
+    from fastrelay.limits.rules_file import regex_octets, regex_options
+
+    line = one_line(text.strip().encode("utf-8", "replace"), found.enhanced)
+    place = re2.search(regex_octets(found.rule.match), line, regex_options())
+    return place[0].decode("utf-8", "replace") if place is not None else None
 
 
 def as_answer(found: Classified, enhanced: str, provider: str) -> dict[str, Any]:
@@ -95,7 +109,7 @@ def why(found: Classified) -> str:
     return ", ".join(parts)
 
 
-def show(found: Classified, enhanced: str, provider: str) -> None:
+def show(found: Classified, enhanced: str, provider: str, words: str | None) -> None:
     from fastrelay.cli.output import print_fields
 
     rule = found.rule
@@ -112,7 +126,7 @@ def show(found: Classified, enhanced: str, provider: str) -> None:
             ("provider", provider),
             ("rule", rule.name if rule is not None else "none"),
             ("why", why(found)),
-            ("words", rule.match if rule is not None else None),
+            ("words", words),
             ("source", rule.source if rule is not None else None),
         ]
     )

@@ -32,12 +32,13 @@ from collections.abc import Iterable
 
 import msgspec
 
-from fastrelay.feedback.bounce_class import classify_recipient, provider_of
+from fastrelay.feedback.bounce_class import Classes, classify_recipient, provider_of
 from fastrelay.feedback.bounce_forms import MAX_TEXT, allowed, built_in_forms, reply_in, told
 from fastrelay.feedback.bounce_json import read_notification
 from fastrelay.feedback.bounce_mime import Part, decode, is_message, one_line_end, read_fields, read_message
 from fastrelay.feedback.bounce_report import MAX_RECIPIENTS, Group, is_declared, is_report, read_report, typed
 from fastrelay.feedback.bounce_types import Bounce, BouncedRecipient, Original, plausible
+from fastrelay.feedback.classes import built_in_classes
 from fastrelay.route.providers import OTHER
 
 REFERENCE_FIELD = "X-Fastrelay-Reference"
@@ -79,19 +80,21 @@ def parse_bounce(
     verp_recipient: str = "",
     reference_field: str = REFERENCE_FIELD,
     our_addresses: Iterable[str] = (),
+    classes: Classes | None = None,
 ) -> Bounce:
     """Read a message that came back.
 
     verp_recipient   whom the address that it came to stands for (VERP), or ""
     reference_field  the field of our own that tells which message it was
     our_addresses    addresses that are never a recipient, beside those that the message itself shows
+    classes          rules for replies; None: the built-in ones
     """
     message = read_message(octets, messages=False)
     reader = _Reader(message, verp_recipient, reference_field.lower(), our_addresses)
     found = reader.read()
     for recipient in found.recipients:
         provider = provider_of(recipient.remote_mta) or provider_of(found.reporting_mta) or OTHER
-        classify_recipient(recipient, provider)
+        classify_recipient(recipient, provider, classes or built_in_classes())
     return found
 
 

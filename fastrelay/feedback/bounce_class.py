@@ -6,10 +6,11 @@ Known faults: a diagnostic in a language that no rule knows has the class of its
 from __future__ import annotations
 
 import functools
+from typing import Protocol
 
 from fastrelay.feedback.bounce_forms import built_in_forms, reply_in
 from fastrelay.feedback.bounce_types import BouncedRecipient
-from fastrelay.feedback.classes import ABOUT, ALWAYS_SOFT, built_in_classes, parse_reply
+from fastrelay.feedback.classes import ABOUT, ALWAYS_SOFT, Classified, parse_reply
 from fastrelay.route.providers import OTHER, Providers
 from fastrelay.route.providers import built_in as built_in_providers
 
@@ -28,7 +29,15 @@ def _providers() -> Providers:
     return built_in_providers()
 
 
-def classify_recipient(recipient: BouncedRecipient, provider: str) -> None:
+class Classes(Protocol):
+    """Rules for replies: the built-in ones, or an operator's before them (classes.py)."""
+
+    def classify(self, code: int, enhanced: str, text: bytes, provider: str = ...) -> Classified:
+        """The class of a reply."""
+        ...
+
+
+def classify_recipient(recipient: BouncedRecipient, provider: str, classes: Classes) -> None:
     """Codes and class of a recipient, from its diagnostic and its status."""
     code, enhanced = (parse_reply if recipient.diagnostic_type else reply_in)(recipient.diagnostic)
     recipient.code = recipient.code or code
@@ -42,7 +51,7 @@ def classify_recipient(recipient: BouncedRecipient, provider: str) -> None:
     if recipient.code and used and used[0] != str(recipient.code // 100):
         used = status if status[:1] == str(recipient.code // 100) else ""
     text = recipient.diagnostic.encode("utf-8", "replace")
-    found = built_in_classes().classify(recipient.code, used, text, provider)
+    found = classes.classify(recipient.code, used, text, provider)
     recipient.reply_class, recipient.about = found.reply_class, found.about
     recipient.kind = found.kind
     recipient.rule = found.rule.name if found.rule is not None else ""

@@ -46,6 +46,7 @@ from fastrelay.feedback.match import Purposes
 from fastrelay.metrics import names
 
 if TYPE_CHECKING:
+    from fastrelay.feedback.bounce_class import Classes
     from fastrelay.feedback.bounce_types import Bounce, BouncedRecipient
     from fastrelay.feedback.match import Match, Matcher, Proof
 
@@ -100,6 +101,11 @@ class Intake(Part):
         if self._matcher_key != config.compose.reference_key:
             self._matcher = None
         self.wanted = any(one.inbound for one in config.listeners.smtp)
+        self._classes: Classes | None = None  # the built-in ones, which are read when they are first needed
+        if self.wanted and config.replies is not None:
+            from fastrelay.feedback.classes import classes_of
+
+            self._classes = classes_of(config)
         if self.wanted and self._thread is None and self._next_sweep:  # after the start: a reload
             self._starting = asyncio.get_running_loop().create_task(self._listen())
 
@@ -256,7 +262,9 @@ class Intake(Part):
         for mailbox in message.recipients[:10]:
             verp = verp or classic_verp(mailbox)
         field = self._reference_field or bounce.REFERENCE_FIELD
-        found = bounce.parse_bounce(message.octets, verp_recipient=verp, reference_field=field)
+        found = bounce.parse_bounce(
+            message.octets, verp_recipient=verp, reference_field=field, classes=self._classes
+        )
         proofs += self.matcher.proofs((), found.original.reference)
         return Reading(found.what if found.what != "complaint" else "other", found, proofs)
 
