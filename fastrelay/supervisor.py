@@ -119,6 +119,7 @@ class Supervisor:
         self._slabs: dict[int, Slab] = {}
         self._orphans = orphans(self._state_dir, self._slot_count)
         self._reload_ok = True
+        self._reload_asked = False  # while it started
         self._reload_lock = asyncio.Lock()
         self._owing_reload: set[int] = set()  # slots that have not taken over the configuration yet
         # What a slot's process was told: configuration, suspensions, version of the governor's state.
@@ -295,6 +296,8 @@ class Supervisor:
         if self.suspensions.listed:
             log.info("%d suspensions hold (`fastrelay status` lists them)", len(self.suspensions.listed))
         self._notifier.ready(f"{count} running")
+        if self._reload_asked:
+            self._spawn(self.reload())
 
     async def _show_signs_of_life(self) -> None:
         """Systemd's watchdog; and while workers read large spools, more time to start."""
@@ -443,6 +446,10 @@ class Supervisor:
     async def reload(self) -> None:
         """Read the configuration again. What cannot be used is refused as a whole; the old one goes on."""
         async with self._reload_lock:
+            if self.state == "starting":
+                self._reload_asked = True
+                log.info("the configuration is read again once the relay is ready")
+                return
             if self.state != "running":
                 log.warning("not reloading: the relay is %s", self.state)
                 return

@@ -63,8 +63,8 @@ _IS_DELIVERED = b'","event":"delivered","time":"'
 _DELIVERED = re.compile(
     rb'\{"key":"[^"]*","event":"delivered","time":"([^"]{10})[^"]*","id":"[^"]*","reverse_path":"(?:[^"\\@]*@)?([^"\\@]*)",'
     rb'(?:"mail_from":"[^"\\]*",)?"recipient":"[^"\\]*","domain":"[^"\\]*","attempt":\d+,"source":"([^"\\]*)",'
-    rb'"site":"[^"\\]*","provider":"([^"\\]*)",(?:"[a-z_]+":(?:\d+|"[^"\\]*"),)*+"queued_seconds":[\d.]+'
-    rb'(?:,"campaign":"([^"\\]*)")?(?:,"[a-z_]+":(?:"[^"\\]*"|[a-z]+))*+\}\n'
+    rb'"site":"[^"\\]*","provider":"([^"\\]*)",(?:"[a-z_]+":(?:\d+|"[^"\\]*"),)*"queued_seconds":[\d.]+'
+    rb'(?:,"campaign":"([^"\\]*)")?(?:,"[a-z_]+":(?:"[^"\\]*"|[a-z]+))*\}\n'
 )
 _PROVIDER = re.compile(
     rb'"domain":"([^"\\]*)","attempt":\d+,"source":"[^"\\]*","site":"[^"\\]*","provider":"([^"\\]*)"'

@@ -95,6 +95,7 @@ def test_nothing_that_was_answered_is_lost(make_relay: Callable[..., RelayProces
     key_file.write_text(KEY.hex())
     relay = make_relay(
         {
+            "suppression": {"enabled": True},
             "listeners": {
                 "smtp": [{"bind": free_endpoint()}, {"bind": free_endpoint(), "inbound": ["b@b.test"]}],
                 "metrics": {"bind": free_endpoint()},

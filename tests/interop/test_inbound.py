@@ -18,6 +18,7 @@ CONTENT = b"From: News <a@news.example>\r\nTo: joe@d.example\r\nSubject: x\r\nX-
 
 def configuration(peer: str, inbound: str, reverse_path: str | None) -> dict[str, Any]:
     return {
+        "suppression": {"enabled": True},
         "listeners": {
             "smtp": [{"bind": free_endpoint()}, {"bind": inbound, "inbound": ["*@bounces.example"]}],
             "metrics": {"bind": free_endpoint()},

@@ -29,6 +29,7 @@ class Story:
         self.sink = sink
         self.page, self.inbound, self.urgent = free_endpoint(), free_endpoint(), free_endpoint()
         self.relay = make_relay({
+            "suppression": {"enabled": True},
             "listeners": {
                 "smtp": [
                     {"bind": free_endpoint()},

@@ -25,6 +25,7 @@ CONTENT = (
 
 def configuration(sink: Sink, reverse_path: str | None = "b+{reference}@bounces.test", **keys: Any) -> dict[str, Any]:
     return {
+        "suppression": {"enabled": True},
         "listeners": {
             "smtp": [
                 {"bind": free_endpoint()},

@@ -52,7 +52,8 @@ def default_config(state_dir: Path) -> dict[str, Any]:
         "delivery": {"allow_private_hosts": True},
         "provider_limits": False,
         "retry": {"first": "1s", "factor": 2, "max": "5s", "expire": "1h", "jitter": "10%"},
-        "bounces": {"send": False},  # a test that is about them says so
+        "bounces": {"send": False},  # a test that is about them says so, and so of the suppression list
+        "suppression": {"enabled": False},
     }
 
 

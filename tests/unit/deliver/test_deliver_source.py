@@ -44,8 +44,9 @@ def test_an_address_this_host_does_not_have() -> None:
 
 
 def test_more_connections_than_ports_from_one_source_to_several_destinations() -> None:
-    """With 20 ports to choose from, 3 destinations take 60 connections: ports are counted by destination."""
-    ports, each = 20, 20
+    """With 30 ports to choose from, 3 destinations take 60 connections: ports are counted by destination. (Some of
+    the 30 may be others'.)"""
+    ports, each = 30, 20
     port_range = struct.pack("=HH", 40_000, 40_000 + ports - 1)
     listeners, clients = [], []
     try:
