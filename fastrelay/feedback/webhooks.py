@@ -110,6 +110,8 @@ class Hook:
         self._task: asyncio.Task[None] | None = None
         self._key = f"webhook/{config.name}".encode()
         self._rng = random.Random()
+        for reason in names.WEBHOOK_DROPS:  # a counter that is first seen high has no rate
+            desk.meters.count(names.WEBHOOK_DROPPED, 0, webhook=config.name, reason=reason)
         self.reader: Reader | None = None
 
     # -- its life -----------------------------------------------------------------------------------------------------

@@ -374,6 +374,7 @@ BOUNCE_MESSAGES = _counter(
 BOUNCES_OWED = _gauge("bounces_owed", "Messages that a bounce message is owed for; at most 50,000 a worker count.")
 
 # Webhooks
+WEBHOOK_DROPS = ("too_old", "refused")
 WEBHOOK_REQUESTS = _counter("webhook_requests", "Requests to webhooks that ended, by result.", "webhook", "result")
 WEBHOOK_EVENTS = _counter("webhook_events", "Events that a webhook has taken.", "webhook")
 WEBHOOK_DROPPED = _counter(
