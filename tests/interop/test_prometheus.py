@@ -61,8 +61,8 @@ VARIABLES = {"$__rate_interval": "2m", "$__interval": "2m", "$job": "fastrelay",
 
 LABELS = {
     "action", "algorithm", "by", "check", "class", "key", "kind", "le", "matched", "mechanism", "method", "mode",
-    "name", "outcome", "policy", "provider", "reason", "reporter", "result", "resumed", "rule", "severity", "source", "state",
-    "verified", "version", "webhook", "where", "worker",
+    "name", "outcome", "policy", "provider", "reason", "reporter", "result", "resumed", "rule", "severity", "source",
+    "state", "verified", "version", "webhook", "where", "worker",
 }  # fmt: skip
 SECURE, SECURE_MX = "secure.example", "127.79.200.1"  # its MX host speaks TLS
 CAMPAIGN = b"X-Fastrelay-Campaign: spring\r\n"
