@@ -17,7 +17,8 @@ CONTENT = b"From: News <a@news.example>\r\nTo: joe@far.example\r\nSubject: x\r\n
 
 def configuration(sink: Sink, **keys: Any) -> dict[str, Any]:
     routes = [{"domains": ["*"], "hosts": [sink.endpoint]}]
-    return {"routes": routes, "workers": 1, "backoff": {"enabled": False}, "bounces": {"send": False}, **keys}
+    off = {"backoff": {"enabled": False}, "bounces": {"send": False}}
+    return {"routes": routes, "workers": 1, "suppression": {"enabled": True}, **off, **keys}
 
 
 def suppressions(relay: RelayProcess) -> list[dict[str, Any]]:
