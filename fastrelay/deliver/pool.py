@@ -198,6 +198,8 @@ class Pool:
                 app.connections.stop_waiting(counter, queue)
         self._waits = full
         if self.connecting >= growth.wanted:
+            # A connection may come too late for its source's permits: the next denial must look at the others again.
+            queue.denied_until_ns = 0
             return
         for counter in full:
             app.connections.wait(counter, queue, growth.wanted - self.connecting, counter in self.offered)

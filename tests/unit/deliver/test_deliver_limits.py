@@ -346,3 +346,35 @@ async def at_rest_in_mail(box: WorkerBox) -> None:
     for _ in range(TURNS_QUIET):
         await box.until(lambda: not box.app.connecting and not box.app._wake_scheduled)
         await asyncio.sleep(0)
+
+
+def test_a_connection_that_comes_too_late_for_its_permits_leaves_the_mail_to_other_sources(tmp_path: Path) -> None:
+    async def work() -> None:
+        taken = 0
+
+        def reply(verb: str, argument: str, talk: Talk) -> str:
+            nonlocal taken
+            if verb == "CONNECT" and talk.number == 2:  # somebody else uses this source's permit just now
+                app = box.app
+                source = next(one for one in app.sources.values() if one.address == talk.peer)
+                gate = app.gates.passage(app.index.domain(b"one.test").site, source).gate
+                taken += gate.permit(1, app.clock.boottime_ns(), False)
+            return ""
+
+        mx = Mx(reply)
+        keys: dict[str, Any] = {
+            "sources": [{"name": name, "address": f"127.0.0.{n}"} for n, name in enumerate("abc", 11)],
+            "shaping": [{"source": "*", "rate": "1000/h burst 1"}],
+        }
+        async with WorkerBox(tmp_path, [await mx.start()], **keys) as box:
+            box.pass_time(60)
+            await submit(box, 1)
+            await box.settled()
+            await submit(box, 1)  # the idle session has no permit left, so that a source connects; and then another
+            await box.settled()
+            assert taken == 1
+            assert len({talk.peer for talk in mx.talks}) == 3
+            assert len(mx.recipients()) == 2
+        await mx.stop()
+
+    run(work)

@@ -102,7 +102,7 @@ def test_fewer_connections_hold_while_the_order_does(tmp_path: Path) -> None:
             most = 0
             await accepted(box, 40)
             await box.settled()
-            assert most == 2
+            assert most <= 2
             await box.hang_up()
             box.app.set_limits({})
             await accepted(box, 40)
