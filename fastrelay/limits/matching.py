@@ -59,8 +59,12 @@ class RuleSet:
         self._of_provider: dict[str, _Matcher] = {}
         self._kept: dict[tuple[str, int, str, bytes], Rule | None] = {}
 
-    def for_class(self, code: int, said: Classified) -> Rule | None:
-        """The rule for a reply whose words no rule has."""
+    def for_class(self, code: int, enhanced: str, said: Classified) -> Rule | None:
+        """The rule for a reply whose words no rule has. Too many recipients in one transaction (RFC 3463 X.5.3) are no
+        reason to send more slowly.
+        """
+        if enhanced.endswith(".5.3"):
+            return None
         if said.about != "us" or (code >= 500 and said.reply_class != "reputation_block"):
             return None
         return self._by_class.get(said.reply_class)

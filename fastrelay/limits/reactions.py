@@ -59,7 +59,7 @@ class Reactions:
             self._config = self._app.config
             self._rules = rules_of(self._config)
         found = self._rules.find(site.provider, code, enhanced, text)
-        return found if found is not None or said is None else self._rules.for_class(code, said)
+        return found if found is not None or said is None else self._rules.for_class(code, enhanced, said)
 
     def refused(self, source: str, site: Any, code: int, enhanced: str, text: bytes) -> Rule | None:
         """A connection was refused, by its greeting or later: the rule that this fired is acted on."""

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fastrelay.config.load import load_text
+from fastrelay.feedback.classes import built_in_classes
 from fastrelay.limits import matching
 from fastrelay.limits.matching import RuleSet, one_line, rules_of
 from fastrelay.limits.rules_file import (
@@ -263,6 +264,22 @@ def test_the_first_rule_that_matches_is_the_only_one() -> None:
     assert rules.find("other", 421, "", b"x") is None
     assert rules.find("other", 250, "", b"later") is None
     assert RuleSet().find("other", 421, "", b"later") is None
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "fired"),
+    [
+        (421, b"Please try again slower", "class_rate"),
+        (451, b"4.7.1 Greylisted, come back later", "class_greylist"),
+        (452, b"4.5.3 too many recipients", None),  # in one transaction: said of the message, not of how fast it comes
+        (550, b"5.1.1 no such user", None),
+    ],
+)
+def test_a_class_fires_where_no_rule_has_the_words(code: int, text: bytes, fired: str | None) -> None:
+    enhanced = enhanced_status(code, text)
+    said = built_in_classes().classify(code, enhanced, text, "other", b"")
+    found = RuleSet(by_class=True).for_class(code, enhanced, said)
+    assert (found and found.name) == fired
 
 
 def test_a_rule_is_for_its_providers() -> None:
