@@ -112,6 +112,7 @@ host_lookup =
 keep_environment = *
 deliver_drop_privilege
 smtp_accept_max = 0
+smtp_accept_queue_per_connection = 0
 message_size_limit = 0
 acl_smtp_rcpt = accept
 acl_smtp_data = accept
