@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from support.net import free_endpoint, split_endpoint, wait_until
-from support.relay import RelayProcess, alive, descendants
+from support.relay import RelayProcess
 from support.reports import delivery_report
 
 from fastrelay.clock import RealClock
@@ -22,18 +22,6 @@ KEY = bytes(range(32))
 BOUNCES = 60
 KILLS = 3
 CLIENTS = 6
-
-
-def feedback_process(relay: RelayProcess) -> int | None:
-    """Its process id, if it lives."""
-    for pid in descendants(relay.pid):
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if b"fastrelay.feedback.process" in words and alive(pid):
-            return pid
-    return None
 
 
 def events(relay: RelayProcess, name: str) -> list[dict[str, str]]:
@@ -117,8 +105,8 @@ def test_nothing_that_was_answered_is_lost(make_relay: Callable[..., RelayProces
     for turn in range(1, KILLS + 1):
         least = turn * BOUNCES // (KILLS + 1)
         wait_until(lambda least=least: len(events(relay, "bounced")) >= least, 120, "bounces to be told")
-        wait_until(lambda: feedback_process(relay), 60, "the feedback process")
-        pid = feedback_process(relay)
+        wait_until(lambda: relay.feedback_process(), 60, "the feedback process")
+        pid = relay.feedback_process()
         if pid is not None:
             os.kill(pid, signal.SIGKILL)
     for thread in senders.threads:

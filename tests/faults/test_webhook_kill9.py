@@ -9,28 +9,15 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import pytest
 from support.net import wait_until
-from support.relay import RelayProcess, alive, descendants
+from support.relay import RelayProcess
 from support.sink import Sink
 
 MESSAGES = 40
 KILLS = 3
-
-
-def feedback_process(relay: RelayProcess) -> int | None:
-    """Its process id, if it lives."""
-    for pid in descendants(relay.pid):
-        try:
-            words = Path(f"/proc/{pid}/cmdline").read_bytes()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if b"fastrelay.feedback.process" in words and alive(pid):
-            return pid
-    return None
 
 
 class Endpoint:
@@ -110,12 +97,12 @@ def test_nothing_is_lost_and_identities_stay(
             expected.append(f"r{kill}.{number}@never.example")
             relay.submit(b"Subject: x\r\n\r\nhello\r\n", [expected[-1]])
         wait_until(lambda seen=seen: len(endpoint.requests()) > seen, what="a request that hangs")
-        pid = feedback_process(relay)
+        pid = relay.feedback_process()
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         endpoint.hangs.clear()
         endpoint.go_on.set()
-        wait_until(lambda pid=pid: feedback_process(relay) not in (None, pid), what="a new feedback process")
+        wait_until(lambda pid=pid: relay.feedback_process() not in (None, pid), what="a new feedback process")
         wait_until(lambda: set(expected) <= endpoint.delivered(), what="all events")
     identities: dict[str, set[str]] = {}
     for identity, events in endpoint.requests():

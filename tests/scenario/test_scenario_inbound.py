@@ -158,7 +158,8 @@ def test_the_feedback_process_is_away(make_relay: Callable[..., RelayProcess], s
     """Held by a signal, so that it neither answers nor goes."""
     relay = make_relay(configuration(sink, inbound={"processing_timeout": "1s"}))
     assert relay.control("inbound.status")["listening"]
-    [pid] = [pid for pid in relay.pids() if b"feedback.process" in command_line(pid)]
+    pid = relay.feedback_process()
+    assert pid is not None
     os.kill(pid, signal.SIGSTOP)
     try:
         assert deliver(relay, "fbl@fbl.test", b"Subject: x\r\n\r\n")[0] == 451
@@ -185,10 +186,3 @@ def test_over_tls(make_relay: Callable[..., RelayProcess], sink: Sink, tmp_path:
         assert client.docmd("MAIL FROM:<>")[0] == 250
         assert client.rcpt("joe@far.example")[0] == 550
     assert relay.control("inbound.status")["kinds"]["other"]["messages"] == 1
-
-
-def command_line(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError):
-        return b""

@@ -85,12 +85,16 @@ def alive(pid: int) -> bool:
     return stat.rpartition(")")[2].split()[0] not in "ZX"
 
 
-def is_worker(pid: int) -> bool:
-    """Whether the process is a worker of a relay, by its command line."""
+def runs(pid: int, module: bytes) -> bool:
+    """Whether the process runs a module of ours, by its command line."""
     try:
-        return b"fastrelay.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+        return module in Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+def is_worker(pid: int) -> bool:
+    return runs(pid, b"fastrelay.worker")
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
@@ -256,6 +260,11 @@ class RelayProcess:
         if self.process is None:
             return []
         return sorted(pid for pid in descendants(self.pid) if alive(pid) and is_worker(pid))
+
+    def feedback_process(self) -> int | None:
+        """The process that reads what comes back, if it lives."""
+        found = [pid for pid in descendants(self.pid) if alive(pid) and runs(pid, b"fastrelay.feedback.process")]
+        return found[0] if found else None
 
     def replaced(self, before: list[int]) -> bool:
         """Whether there are as many workers as before, and others. One look: a worker dies between two."""
