@@ -154,7 +154,12 @@ class _Reader:
     def _is_complaint(self) -> bool:
         if self.message.parameters.get("report-type", "").lower() == "feedback-report":
             return True
-        return any(part.content_type == "message/feedback-report" for part in self.message.walk(into_messages=False))
+        bare = self.message.content_type != "multipart/report"  # Outlook sends our message alone, with a field more
+        return any(
+            part.content_type == "message/feedback-report"
+            or (bare and part.parts and part.parts[0].has("x-hmxmroriginalrecipient"))
+            for part in self.message.walk(into_messages=False)
+        )
 
     def _automatic(self) -> str:
         """What the header says of itself: auto_reply, subscription or ""."""
@@ -329,6 +334,10 @@ class _Reader:
         read = built_in_forms().read(probe.encode("utf-8", "replace") + head, head, self._never(), common=common)
         recipients = read.recipients
         self.unread = read.form.action if read.form is not None and not recipients else ""
+        if not recipients and self._failed_field():
+            return None  # the header names them
+        if not recipients and read.form is not None and (wrapped := self._by_wrapped()) is not None:
+            return wrapped  # its own words name nobody, as where a gateway puts its own ones around a report
         if not recipients and read.form is not None and (read.form.copy or system):
             # Its own words, without an address: whom our message went to, if it went to one alone.
             words = told(shown, "", "")
@@ -372,11 +381,12 @@ class _Reader:
         if not addresses:
             return None
         text = head.decode("utf-8", "replace")
+        action = "delayed" if self.unread == "delayed" else "failed"
         recipients = [
-            BouncedRecipient(address=address, diagnostic=_said_of(address, text, len(addresses)))
+            BouncedRecipient(address=address, action=action, diagnostic=_said_of(address, text, len(addresses)))
             for address in addresses[:100]
         ]
-        return self._made("bounce", recipients, "x_failed_recipients", "form")
+        return self._made(_BY_ACTION.get(action, "bounce"), recipients, "x_failed_recipients", "form")
 
     def _by_flufl(self, text: bytes) -> Bounce | None:
         """By flufl.bounce; what it finds must stand in the text as an address."""

@@ -2,8 +2,9 @@
 
     read_notification(text) → Notification | None
 
-Source: the Amazon SES developer guide, "Contents of Amazon SNS notifications". Mail systems on the way fold the one
-long line (sendmail writes `!`, a line end and a space); that is undone.
+Source: the Amazon SES developer guide, "Contents of Amazon SNS notifications". SNS sends the document as it is (raw
+delivery) or as a string in a document of its own. Mail systems on the way fold the one long line (sendmail writes `!`,
+a line end and a space); that is undone.
 
 Known faults: a notification that was cut is not read.
 """
@@ -18,6 +19,7 @@ from fastrelay.feedback.bounce_report import MAX_RECIPIENTS, MAX_REPORT_OCTETS, 
 from fastrelay.feedback.bounce_types import BouncedRecipient, What, as_reported
 
 _START = re.compile(r'\{\s*"(?:notificationType|eventType)"\s*:\s*"(?:Bounce|Complaint|Delivery|DeliveryDelay)"')
+_WRAPPED = re.compile(r'"Message"\s*:\s*("(?:[^"\\]|\\.)*")')
 _FOLD = re.compile(r"!\n[ \t]?")
 _WHAT: dict[str, What] = {
     "Bounce": "bounce",
@@ -76,6 +78,9 @@ def read_notification(text: str) -> Notification | None:
     """The notification in a text; None where there is none that can be read."""
     found = _START.search(text)
     if found is None:
+        text = _unwrapped(text)
+        found = _START.search(text)
+    if found is None:
         return None
     line = _FOLD.sub("", text[found.start() : found.start() + MAX_REPORT_OCTETS])
     line = line.partition("\n\n--")[0].rpartition("}")[0] + "}"
@@ -94,6 +99,17 @@ def read_notification(text: str) -> Notification | None:
         return None
     header = [(each.name.lower(), each.value.encode("utf-8", "replace")) for each in document.mail.headers[:1000]]
     return Notification(_WHAT[kind], recipients, header, typed(outcome.reportingMTA)[1][:255])
+
+
+def _unwrapped(text: str) -> str:
+    """The document that stands as a string in one of SNS; "" where there is none."""
+    found = _WRAPPED.search(_FOLD.sub("", text[:MAX_REPORT_OCTETS]))
+    if found is None:
+        return ""
+    try:
+        return msgspec.json.decode(found[1].replace("\n", "").encode("utf-8", "replace"), type=str)
+    except msgspec.MsgspecError:
+        return ""
 
 
 def read_recipient(given: _Recipient, kind: str) -> BouncedRecipient:

@@ -54,7 +54,7 @@ def is_report(part: Part) -> bool:
     """Whether a part is a delivery report, whatever its type says."""
     if is_declared(part):
         return True
-    if part.parts or part.content_type.startswith(("multipart/", "image/", "text/html", "message/")):
+    if part.parts or part.content_type.startswith(("image/", "text/html", "message/")):
         return False
     if part.content_type not in ("text/plain", "text/rfc822-headers") or part.encoding == "base64":
         start = part.content()[:20000]

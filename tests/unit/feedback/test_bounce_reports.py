@@ -421,3 +421,86 @@ def test_messages_within_are_read_on_demand_alone():
     header_only = list(read_message(outer.encode(), messages=False).walk())
     assert len(header_only) < len(whole)
     assert sum(part.content_type == "message/delivery-status" for part in header_only) == 1
+
+
+def test_a_report_whose_delimiters_are_lost():
+    """The type says multipart, the body has no delimiter at all."""
+    message = f"{HEAD}Content-Type: {REPORT_TYPE}\n\n   ----- fatal errors -----\n<{R}>\n\n{MTA}{GROUP}\n{COPY}"
+    for end in ("\n", "\r\n", "\r"):
+        assert told(message.replace("\n", end)) == [BAD]
+
+
+def test_an_unfolded_diagnostic_does_not_end_its_group():
+    group = (
+        "Diagnostic-Code: smtp; 550-Please log in first. \n550-mx.far.example [192.0.2.7]:25 does not\n"
+        f"550 relay for you.\nStatus: 5.1.1\nAction: failed\nFinal-Recipient: rfc822; {R}\n"
+    )
+    for end in ("\n", "\r\n", "\r"):
+        assert told(report(group).replace("\n", end)) == [BAD]
+
+
+def test_a_gateway_that_names_nobody_around_a_report():
+    """The copy below it is a bounce, too: whom that one went to is nobody who was not reached."""
+    text = "The original message was received at Mon, 2 Nov 2026\n\n----- The following addresses had errors -----\n"
+    message = (
+        "From: Mail Delivery Subsystem <MAILER-DAEMON@gate.example>\nTo: notices@gate.example\n"
+        'Subject: Returned mail: User unknown\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary="o"\n\n'
+        f"--o\nContent-Type: text/plain\n\n{text}\n--o\nContent-Type: message/rfc822\n\n{INNER}\n--o--\n"
+    )
+    assert told(message) == [BAD]
+
+
+def test_the_header_names_whom_the_words_leave_out():
+    """The copy went to somebody else first, who forwards."""
+    message = (
+        "From: Mail Delivery Subsystem <mailer-daemon@googlemail.com>\nTo: bounces@news.example\n"
+        "Subject: Delivery Status Notification (Failure)\nX-Failed-Recipients: forward@far.example\n"
+        f"Content-Type: {REPORT_TYPE}\n\n--b\nContent-Type: text/plain\n\n** Message not delivered **\n\n"
+        f"Your settings are out of date.\n\n--b\nContent-Type: message/delivery-status\n\n\n--b\n"
+        f"Content-Type: message/rfc822\n\nFrom: news@news.example\nTo: <{R}>\nMessage-ID: <i47@news.example>\n\nx\n"
+        "--b--\n"
+    )
+    assert [address for address, _, _ in told(message)] == ["forward@far.example"]
+    late = message.replace("(Failure)", "(Delay)").replace("not delivered", "not delivered yet")
+    found = parse_bounce(late.encode())
+    assert (found.what, [(each.address, each.action) for each in found.recipients]) == (
+        "delayed",
+        [("forward@far.example", "delayed")],
+    )
+
+
+def test_a_notification_as_a_string_in_one_of_sns():
+    inner = json.dumps(
+        {
+            "notificationType": "Bounce",
+            "bounce": {"bouncedRecipients": [{"emailAddress": R, "action": "failed", "status": "5.1.1"}]},
+            "mail": {"headers": [{"name": "Subject", "value": "Gar!\n den"}]},
+        }
+    ).replace("!\\n den", "!\n den")
+    body = '{\n  "Type" : "Notification",\n  "Message" : "' + inner.replace('"', '\\"') + '",\n  "Version" : "1"\n}\n'
+    head = "From: no-reply@sns.example\nTo: bounces@news.example\nSubject: Notification Message\n\n"
+    assert told(head + body) == [BAD]
+    assert told(head + body.replace('\\"Bounce\\"', '\\"Bounce')) == []
+
+
+def test_a_complaint_of_outlook_without_a_report():
+    message = (
+        "From: staff@hotmail.example\nTo: abuse@news.example\nSubject: complaint about message from 192.0.2.7\n"
+        'MIME-Version: 1.0\nContent-Type: multipart/mixed; boundary="b"\n\n--b\nContent-Type: message/rfc822\n\n'
+        f"X-HmXmrOriginalRecipient: {R}\n{COPY}\n--b--\n"
+    )
+    found = parse_bounce(message.encode())
+    assert (found.what, found.recipients, found.original.message_id) == ("complaint", [], "<i47@news.example>")
+    returned = report(copy=f"X-HmXmrOriginalRecipient: {R}\n{COPY}")  # what comes back in a bounce is no complaint
+    assert (parse_bounce(returned.encode()).what, told(returned)) == ("bounce", [BAD])
+
+
+def test_a_recipient_that_the_header_of_the_bounce_shows_as_its_own():
+    """DragonFly's bounce has the X-Original-To of the message that failed."""
+    message = (
+        f"X-Original-To: <{R}>\nFrom: MAILER-DAEMON <>\nTo: news@news.example\nSubject: Mail delivery failed\n\n"
+        "This is the DragonFly Mail Agent v0.13 at news.example.\n\n"
+        f"There was an error delivering your mail to <{R}>.\n\n"
+        f"mx.far.example [192.0.2.7] did not like our RCPT TO:\n550 5.1.1 unknown\n\nMessage headers follow.\n\n{COPY}"
+    )
+    assert told(message) == [BAD]
