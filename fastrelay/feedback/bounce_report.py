@@ -103,7 +103,7 @@ def read_report(part: Part) -> tuple[Group, list[BouncedRecipient]]:
     loose: Fields = {}  # an outcome that stands before any recipient
     for group in groups_of(part):
         names = {name for name, _ in group}
-        if names & _OF_MESSAGES and "final-recipient" not in names:
+        if names & _OF_MESSAGES and not names & {"final-recipient", "reporting-mta"}:
             if collected:
                 break  # a copy of our message goes on where the report ended
             continue

@@ -504,3 +504,11 @@ def test_a_recipient_that_the_header_of_the_bounce_shows_as_its_own():
         f"mx.far.example [192.0.2.7] did not like our RCPT TO:\n550 5.1.1 unknown\n\nMessage headers follow.\n\n{COPY}"
     )
     assert told(message) == [BAD]
+
+
+def test_groups_with_fields_of_a_message_in_them():
+    """A program that took the report apart and wrote it again gave each group a header of its own."""
+    more = 'Content-Type: text/plain; charset="us-ascii"\nContent-Transfer-Encoding: 7bit\n'
+    message = report(f"MIME-Version: 1.0\n{GROUP}{more}", top="MIME-Version: 1.0\n" + MTA.rstrip() + f"\n{more}\n")
+    assert told(message) == [BAD]
+    assert parse_bounce(message.encode()).reporting_mta == "mx.far.example"
