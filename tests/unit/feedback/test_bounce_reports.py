@@ -425,9 +425,11 @@ def test_messages_within_are_read_on_demand_alone():
 
 def test_a_report_whose_delimiters_are_lost():
     """The type says multipart, the body has no delimiter at all."""
-    message = f"{HEAD}Content-Type: {REPORT_TYPE}\n\n   ----- fatal errors -----\n<{R}>\n\n{MTA}{GROUP}\n{COPY}"
+    group = f"Final-Recipient: rfc822; {R}\nAction: failed\nStatus: 5.5.0\n"
+    words = f"   ----- The following addresses had permanent fatal errors -----\n<{R}>\n"
+    message = f"{HEAD}Content-Type: {REPORT_TYPE}\n\n{words}\n{MTA}{group}\n{COPY}"
     for end in ("\n", "\r\n", "\r"):
-        assert told(message.replace("\n", end)) == [BAD]
+        assert told(message.replace("\n", end)) == [(R, "failed", "5.5.0")]
 
 
 def test_an_unfolded_diagnostic_does_not_end_its_group():
@@ -441,7 +443,7 @@ def test_an_unfolded_diagnostic_does_not_end_its_group():
 
 def test_a_gateway_that_names_nobody_around_a_report():
     """The copy below it is a bounce, too: whom that one went to is nobody who was not reached."""
-    text = "The original message was received at Mon, 2 Nov 2026\n\n----- The following addresses had errors -----\n"
+    text = "The message was received today\n\n----- The following addresses had permanent delivery errors -----\n"
     message = (
         "From: Mail Delivery Subsystem <MAILER-DAEMON@gate.example>\nTo: notices@gate.example\n"
         'Subject: Returned mail: User unknown\nMIME-Version: 1.0\nContent-Type: multipart/mixed; boundary="o"\n\n'
