@@ -31,6 +31,7 @@ from fastrelay._core.lmdb import LmdbError
 from fastrelay.config.feedback import Reason
 from fastrelay.config.schema import Config
 from fastrelay.feedback.desk import Part
+from fastrelay.feedback.needed import DELIVERED, FAILURES, Known, Needed
 from fastrelay.feedback.suppression import (
     REASONS,
     Change,
@@ -56,7 +57,6 @@ MOST_WAITING = 100_000  # for their commit
 SOFT_ADDRESSES = 5_000_000
 SWEEP_KEYS = 500  # looked at a second
 SWEEP_AGAIN_SECONDS = 600.0
-WANTED = frozenset({"failed", "expired", "delivered"})
 
 
 class Suppression(Part):
@@ -74,13 +74,16 @@ class Suppression(Part):
         self._soft_at = b""
         self._sweeper: asyncio.Task[None] | None = None
         self._soft_known = desk.store.count(SOFT)
+        self._known = Known(none=not self._soft_known)
 
     def configure(self, config: Config) -> None:
         self._config = config.suppression
         self.list.most = self._config.entries
 
     async def start(self) -> list[str]:
-        self._desk.tail.subscribe("suppression", self.take, wanted=WANTED, since="begin")
+        tail = self._desk.tail
+        tail.subscribe("suppression", self.take, wanted=FAILURES | {DELIVERED}, since="begin")
+        tail.subscribers["suppression"].reader.wanted = Needed(self._known)
         self.count()
         return []
 
@@ -210,6 +213,7 @@ class Suppression(Part):
 
     def _set_days(self, key: bytes, days: list[int]) -> None:
         store = self._desk.store
+        self._known.add(key.partition(b"\0")[0])
         if self._soft_known >= SOFT_ADDRESSES and store.get(SOFT, key) is None:
             return  # the sweep makes room; until then new ones are not counted
         store.put(SOFT, key, b"".join(day.to_bytes(3, "big") for day in days))
@@ -347,7 +351,11 @@ class Suppression(Part):
         if old:
             self._desk.store.delete_many(SOFT, old)
             self._soft_known = self._desk.store.count(SOFT)
+        for key, _ in soft:
+            self._known.walked(key.partition(b"\0")[0])
         self._soft_at = soft[-1][0] + b"\0" if len(soft) == SWEEP_KEYS else b""
+        if not self._soft_at:
+            self._known.walk_is_over(self._desk.clock.monotonic())
 
 
 def key_of(action: str, entry: Entry) -> str:
