@@ -4,6 +4,7 @@
 a mount name space in which the closed folder above the program is open, and holds nothing else.
 """
 
+import atexit
 import os
 import subprocess
 import sys
@@ -30,8 +31,10 @@ i=0
 while [ "$i" -lt "$n" ]; do
   eval "path=\\$path$i"
   mkdir -p "$path"; mount --move "$hold/$i" "$path"
+  rmdir "$hold/$i"
   i=$((i + 1))
 done
+rmdir "$hold"
 cd /
 exec "$@"
 """
@@ -50,6 +53,7 @@ def way_for(user: str) -> list[str]:
         pytest.skip(f"user {user} can't run {sys.executable}, for a reason that is not a closed folder")
     script = Path(tempfile.gettempdir()) / f"fastrelay-way-{os.getpid()}.sh"
     script.write_text(SCRIPT)
+    atexit.register(script.unlink, missing_ok=True)
     prefix = ["unshare", "-m", "sh", str(script), closed, *within, "--"]
     if not _runs(prefix, user):
         pytest.skip(f"user {user} can't run {sys.executable} below {closed}, and no mount name space can be made")
