@@ -23,8 +23,9 @@ message, or for another address than we sent to, makes an event and suppresses n
 Bounds: messages and octets in hand (line.py), one thread; what reading may take is bounded by the parsers, about a
 second at the worst; `seen` has MOST_SEEN entries and SEEN_DAYS days.
 
-Known faults: the reading thread shares the interpreter with the loop, which is slower meanwhile. A message that kills
-the process kills it again each time its sender tries.
+A message that kills the process is set aside after some deaths (suspects.py).
+
+Known faults: the reading thread shares the interpreter with the loop, which is slower meanwhile.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import os
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +45,7 @@ from fastrelay.feedback.desk import Desk, Part
 from fastrelay.feedback.ledger import Ledger
 from fastrelay.feedback.line import AWAY, Inbound, LineServer
 from fastrelay.feedback.match import Purposes
+from fastrelay.feedback.suspects import DEATHS, FOLDER, Suspects
 from fastrelay.metrics import names
 
 if TYPE_CHECKING:
@@ -73,6 +76,14 @@ class Reading(NamedTuple):
     proofs: Sequence[Proof] = ()  # our references in it, where its kind does not find them itself
 
 
+class Unread(NamedTuple):
+    """A message that waits for the thread."""
+
+    message: Inbound
+    digest: bytes
+    future: asyncio.Future[Reading]
+
+
 class Intake(Part):
     """Takes the mail of all workers."""
 
@@ -85,7 +96,8 @@ class Intake(Part):
         self._matcher_key: str | None = ""
         self._in_hand: dict[bytes, asyncio.Future[bytes]] = {}
         self._ledger = Ledger(desk)
-        self._unread: deque[tuple[Inbound, asyncio.Future[Reading]]] = deque()
+        self._suspects = Suspects(os.path.join(desk.state_dir, FOLDER))
+        self._unread: deque[Unread] = deque()
         self._reader: asyncio.Task[None] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._next_sweep = 0.0
@@ -119,6 +131,9 @@ class Intake(Part):
         """Only where there is a listener for it: the parsers cost memory."""
         self.matcher  # noqa: B018 - a key that can't be had is said at the start
         _warm_up()
+        self._suspects.open()
+        # From 0 on: an alert looks at it.
+        self._desk.meters.entry(names.INBOUND_MESSAGES, kind="unreadable", matched="no")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="intake")
         self._server = LineServer(self._desk.state_dir, self.take)
         await self._server.start()
@@ -131,7 +146,8 @@ class Intake(Part):
         if self._reader is not None:
             self._reader.cancel()
         if self._thread is not None:
-            self._thread.shutdown(wait=False, cancel_futures=True)
+            self._thread.submit(self._suspects.close)  # behind what it reads just now
+            self._thread.shutdown(wait=False)
 
     def second(self, now: float) -> None:
         if now >= self._next_sweep:
@@ -179,7 +195,12 @@ class Intake(Part):
         if self.seen(digest):
             self._count("repeated", "no", began)
             return TAKEN
-        kind, found, proofs = await self._reading(message)
+        deaths = self._suspects.deaths(digest)
+        if deaths >= DEATHS:
+            return await self._set_aside(message, digest, began)
+        kind, found, proofs = await self._reading(message, digest)
+        if deaths:
+            self._suspects.clear(digest)
         acts = {"complaint": self._complaint, "report": self._report, "unsubscribe": self._unsubscribe}
         act = acts.get(kind, self._bounce if kind == "bounce" else None)
         if act is not None:
@@ -190,6 +211,15 @@ class Intake(Part):
         self._count(kind, matched, began)
         return TAKEN
 
+    async def _set_aside(self, message: Inbound, digest: bytes, began: float) -> bytes:
+        """A message that ended this process again and again: a file for the operator instead of an effect."""
+        if not self._suspects.set_aside(digest, message.octets):
+            return AWAY
+        await self._synced(digest)
+        self._suspects.clear(digest)
+        self._count("unreadable", "no", began)
+        return TAKEN
+
     def _count(self, kind: str, matched: str, began: float) -> None:
         key = (kind, matched)
         self._counts[key] = self._counts.get(key, 0) + 1
@@ -198,10 +228,10 @@ class Intake(Part):
 
     # -- in a thread --------------------------------------------------------------------------------------------------
 
-    async def _reading(self, message: Inbound) -> Reading:
+    async def _reading(self, message: Inbound, digest: bytes) -> Reading:
         """What a message is, once it is its turn in a thread."""
         future: asyncio.Future[Reading] = asyncio.get_running_loop().create_future()
-        self._unread.append((message, future))
+        self._unread.append(Unread(message, digest, future))
         if self._reader is None:
             self._reader = asyncio.get_running_loop().create_task(self._read_on())
         return await future
@@ -210,30 +240,41 @@ class Intake(Part):
         """Reads what waits, several small ones in one go: to hand over costs as much as to read."""
         try:
             while self._unread:
-                group = [self._unread.popleft()]
-                octets = len(group[0][0].octets)
-                while self._unread and len(group) < READ_TOGETHER and octets < SMALL_OCTETS:
-                    octets += len(self._unread[0][0].octets)
-                    group.append(self._unread.popleft())
-                await self._read_group(group)
+                await self._read_group(self._next_group())
         finally:
             self._reader = None
 
-    async def _read_group(self, group: list[tuple[Inbound, asyncio.Future[Reading]]]) -> None:
-        messages = [message for message, _ in group]
-        try:
-            found = await asyncio.get_running_loop().run_in_executor(self._thread, self._read_all, messages)
-        except Exception as error:  # no thread to be had
-            for _, future in group:
-                if not future.done():
-                    future.set_exception(error)
-            return
-        for (_, future), reading in zip(group, found, strict=True):
-            if not future.done():
-                future.set_result(reading)
+    def _next_group(self) -> list[Unread]:
+        """What is read in one go. What was being read at a death is read alone: it must show whose fault it was."""
+        waiting = self._unread
+        group = [waiting.popleft()]
+        octets = len(group[0].message.octets)
+        if self._suspects.deaths(group[0].digest):
+            return group
+        while waiting and len(group) < READ_TOGETHER and octets < SMALL_OCTETS:
+            if self._suspects.deaths(waiting[0].digest):
+                break
+            octets += len(waiting[0].message.octets)
+            group.append(waiting.popleft())
+        return group
 
-    def _read_all(self, messages: list[Inbound]) -> list[Reading]:
-        return [self._read(message) for message in messages]
+    async def _read_group(self, group: list[Unread]) -> None:
+        try:
+            found = await asyncio.get_running_loop().run_in_executor(self._thread, self._read_all, group)
+        except Exception as error:  # no thread to be had, or a disk error
+            for one in group:
+                if not one.future.done():
+                    one.future.set_exception(error)
+            return
+        for one, reading in zip(group, found, strict=True):
+            if not one.future.done():
+                one.future.set_result(reading)
+
+    def _read_all(self, group: list[Unread]) -> list[Reading]:
+        self._suspects.begin([one.digest for one in group])
+        readings = [self._read(one.message) for one in group]
+        self._suspects.end()
+        return readings
 
     def _read(self, message: Inbound) -> Reading:
         """What a message is. It is the other end's, so nothing in it is an error of ours."""
@@ -262,9 +303,7 @@ class Intake(Part):
         for mailbox in message.recipients[:10]:
             verp = verp or classic_verp(mailbox)
         field = self._reference_field or bounce.REFERENCE_FIELD
-        found = bounce.parse_bounce(
-            message.octets, verp_recipient=verp, reference_field=field, classes=self._classes
-        )
+        found = bounce.parse_bounce(message.octets, verp_recipient=verp, reference_field=field, classes=self._classes)
         proofs += self.matcher.proofs((), found.original.reference)
         return Reading(found.what if found.what != "complaint" else "other", found, proofs)
 
@@ -360,6 +399,8 @@ class Intake(Part):
             "listening": server is not None,
             "in_hand": server.messages if server is not None else 0,
             "seen": self._desk.store.count(DATABASE),
+            "set_aside": self._suspects.set_aside_count(),
+            "set_aside_folder": self._suspects.unread_folder,
             "kinds": kinds,
             "unmatched": dict(self._unmatched),
         }
