@@ -1,6 +1,7 @@
 """The LMDB binding: reading, writing, guards, and files that cannot be trusted."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,18 @@ def test_no_environment_is_opened_twice(environment: Environment, tmp_path: Path
     second = Environment(environment.path, ["a"])
     assert second.get("a", b"still") == b"works"
     second.close()
+
+
+def test_a_folder_that_was_removed_keeps_no_other_from_being_opened(tmp_path: Path) -> None:
+    """File systems give the number of a removed folder to the next one."""
+    folder = tmp_path / "one"
+    first = Environment(str(folder), ("a",), map_bytes=1 << 20)
+    shutil.rmtree(folder)
+    second = Environment(str(folder), ("a",), map_bytes=1 << 20)
+    with pytest.raises(LmdbError, match="has it open already"):
+        Environment(str(folder), ("a",), map_bytes=1 << 20)
+    second.close()
+    first.close()
 
 
 def test_a_closed_one_says_so(environment: Environment) -> None:

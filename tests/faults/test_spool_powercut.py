@@ -81,6 +81,20 @@ def test_a_disk_that_does_not_sync_is_caught(run: tuple[Path, str, str], fast: P
         replay(trace, root, fast, 1, deaf)
 
 
+def test_a_number_that_another_thread_has_before_its_close_returns(tmp_path: Path) -> None:
+    trace = tmp_path / "trace"
+    trace.write_text(
+        "11  openat(9, \"\\x2e\", O_RDONLY) = 13\n"
+        "10  fcntl(12, F_DUPFD_CLOEXEC, 0 <unfinished ...>\n"
+        "11  close(13 <unfinished ...>\n"
+        "10  <... fcntl resumed>)              = 13\n"
+        "11  <... close resumed>)              = 0\n"
+        "10  close(12)                         = 0\n"
+    )
+    told = [(call.name, call.arguments, call.result) for call in strace.calls(trace)]
+    assert told[1:] == [("close", "13", 0), ("fcntl", "12, F_DUPFD_CLOEXEC, 0", 13), ("close", "12", 0)]
+
+
 def test_the_model_forgets_what_was_not_synced(tmp_path: Path) -> None:
     """The model itself: without a sync nothing of a write is certain, and it would show."""
     root = tmp_path / "run"

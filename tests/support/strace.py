@@ -48,16 +48,21 @@ def record(command: list[str], trace: Path, *, inject: list[str] | None = None) 
 
 
 def calls(trace: Path) -> Iterator[Call]:
-    """The calls in the order in which they returned."""
+    """The calls in the order in which they returned; a close when it began, since another thread may have the number
+    before it returns."""
     begun: dict[str, tuple[str, str]] = {}
     with open(trace, encoding="ascii", errors="replace") as lines:
         for line in lines:
             line = line.rstrip("\n")
             if found := UNFINISHED.match(line):
                 begun[found[1]] = (found[2], found[3])
+                if found[2] == "close":
+                    yield Call(int(found[1]), "close", found[3], 0)
                 continue
             if found := RESUMED.match(line):
                 name, first = begun.pop(found[1])
+                if name == "close":
+                    continue
                 line = f"{found[1]} {name}({first}{found[3]}"
             if found := CALL.match(line):
                 result = -1 if found[4] == "?" else int(found[4])

@@ -82,6 +82,17 @@ cdef inline bytes _octets(const MDB_val* value):
     return PyBytes_FromStringAndSize(<const char*>value.mv_data, <Py_ssize_t>value.mv_size)
 
 
+def _identity(path):
+    """Of the data file of the folder, None if there is none. The file is held open with the environment, so that no
+    other file can have its number; a folder's would be free for another as soon as the folder is removed.
+    """
+    try:
+        status = os.stat(os.path.join(path, DATA_FILE))
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 @cython.final
 cdef class Environment:
     """One LMDB folder, opened with the named databases `databases` (made when absent).
@@ -108,12 +119,10 @@ cdef class Environment:
         self._shut()
 
     cdef int _open(self) except -1:
-        status = os.stat(self.path)
-        identity = (status.st_dev, status.st_ino)
+        identity = _identity(self.path)
         if identity in _open_environments:
             raise LmdbError("open: this process has it open already", 16, self.path)   # EBUSY
-        cdef bint fresh = not os.path.exists(os.path.join(self.path, DATA_FILE))
-        if not fresh:
+        if identity is not None:
             prepare_file(self.path)
         check(mdb_env_create(&self.env), "create", self.path)
         try:
@@ -127,8 +136,8 @@ cdef class Environment:
         except BaseException:
             self._shut()
             raise
-        self._identity = identity
-        _open_environments[identity] = self.path
+        self._identity = _identity(self.path)
+        _open_environments[self._identity] = self.path
         return 0
 
     def _open_databases(self):
