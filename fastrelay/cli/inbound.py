@@ -65,7 +65,7 @@ def show(answer: dict[str, Any]) -> None:
         click.echo("nothing came in yet")
     for why, n in sorted(answer["unmatched"].items()):
         click.echo(f"{count(n)} {'bounce' if n == 1 else 'bounces'} {WHY.get(why, why)}")
-    if n := answer["set_aside"]:
+    if n := answer.get("set_aside"):  # a relay before this command has none
         of_it = "message that ended its reader is" if n == 1 else "messages that ended their reader are"
         click.echo(f"{count(n)} {of_it} kept in {answer['set_aside_folder']}: look at them, report and remove them")
     if answer["in_hand"]:

@@ -106,11 +106,12 @@ def test_one_click_and_what_is_sent_next(make_relay: Maker) -> None:
         (event,) = story.events("unsubscribed")
         assert (event["recipient"], event["method"]) == ("reader@mailbox.example", "one-click")
 
-        def stopped() -> bool:  # workers look for the first entry of a list once a second
+        def stopped() -> bool:  # each worker looks for the first entry of a list once a second
             story.send("Reader@Mailbox.example")
-            return bool(story.events("suppressed"))
+            logs = (story.relay.state_dir / "events").glob("w*.jsonl")
+            return all(b'"event":"suppressed"' in log.read_bytes() for log in logs)
 
-        wait_until(stopped, 60, "the next message to be suppressed")
+        wait_until(stopped, 60, "both workers to suppress the next message")
         kept = story.events("suppressed")[0]
         assert (kept["suppression_reason"], kept["suppression_scope"]) == ("unsubscribe", "sender")
         story.relay.wait_drained()

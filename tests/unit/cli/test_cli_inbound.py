@@ -9,6 +9,8 @@ ANSWER: dict[str, Any] = {
     "listening": True,
     "in_hand": 3,
     "seen": 12,
+    "set_aside": 2,
+    "set_aside_folder": "/state/inbound/unread",
     "kinds": {"other": {"messages": 2, "matched": 0}, "bounce": {"messages": 1234, "matched": 1200}},
     "unmatched": {"reference": 33, "recipient": 1},
 }
@@ -24,10 +26,11 @@ def test_status(ask, fake_relay) -> None:
     assert "33 bounces without a reference of ours" in result.output
     assert "1 bounce with a reference of ours" in result.output
     assert "in hand: 3" in result.output
+    assert "2 messages that ended their reader are kept in /state/inbound/unread" in result.output
 
 
 def test_nothing_yet(ask, fake_relay) -> None:
-    fake_relay.answers["inbound.status"] = {**ANSWER, "kinds": {}, "unmatched": {}, "in_hand": 0}
+    fake_relay.answers["inbound.status"] = {**ANSWER, "kinds": {}, "unmatched": {}, "in_hand": 0, "set_aside": 0}
     assert ask("inbound", "status").output == "nothing came in yet\n"
     fake_relay.answers["inbound.status"] = {**ANSWER, "listening": False}
     assert "listeners.smtp[].inbound" in ask("inbound", "status").output
